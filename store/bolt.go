@@ -1,0 +1,253 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// Schema is the version of what this program keeps in a store and how. It is raised by whatever an older
+// program would misread.
+const Schema = 1
+
+// ErrLocked is what OpenBolt wraps when another process holds the store.
+var ErrLocked = errors.New("another process holds it")
+
+// A SchemaError says that a store was written by another version of the program.
+type SchemaError struct {
+	Path     string
+	Is, Want uint64
+}
+
+func (e *SchemaError) Error() string {
+	return fmt.Sprintf("store %s has schema %d, this program knows schema %d", e.Path, e.Is, e.Want)
+}
+
+var (
+	dataBucket   = []byte("data")
+	metaBucket   = []byte("meta")
+	schemaRecord = []byte("schema")
+)
+
+// Bolt is a store in one bbolt file.
+type Bolt struct {
+	db *bolt.DB
+}
+
+// BoltExists says whether there is a store file at path; an empty file, which a crash in the first
+// moments of a first start leaves, counts as none.
+func BoltExists(path string) (bool, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	case !info.Mode().IsRegular():
+		return false, fmt.Errorf("%s is not a regular file", path)
+	}
+	return info.Size() > 0, nil
+}
+
+// OpenBolt opens the store file at path, making it and its folder (mode 0700) where there is none. It
+// holds an exclusive lock on the file until Close, and waits for it at most lockTimeout: the error then
+// wraps ErrLocked and names the holder's pid where the system tells it. A store of another schema is a
+// *SchemaError, and is left as it is.
+func OpenBolt(path string, lockTimeout time.Duration) (*Bolt, error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the store's folder: %w", err)
+	}
+	db, err := openBolt(path, lockTimeout)
+	if errors.Is(err, berrors.ErrTimeout) {
+		return nil, fmt.Errorf("open store %s: %w%s", path, ErrLocked, holder(path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	b := &Bolt{db: db}
+	if err := b.prepare(path); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	// bbolt syncs the file but not the folder that names it: without this a power cut can lose the store.
+	if err := syncDir(dir); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return b, nil
+}
+
+// mapSize is the address space mapped at once, in bytes; memory is used only for what is read. A file that
+// outgrows it must be mapped anew, for which an Update waits until no View is open.
+const mapSize = 1 << 30
+
+// openBolt turns the panics and memory faults with which bbolt meets a damaged file into an error.
+func openBolt(path string, lockTimeout time.Duration) (db *bolt.DB, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the file is damaged: %v", p)
+		}
+	}()
+	return bolt.Open(path, 0o600, &bolt.Options{
+		Timeout:         lockTimeout,
+		FreelistType:    bolt.FreelistMapType,
+		InitialMmapSize: mapSize,
+		NoStatistics:    true,
+	})
+}
+
+// prepare refuses a store of another schema and marks a new one with ours.
+func (b *Bolt) prepare(path string) error {
+	is, err := b.schema()
+	if err != nil {
+		return err
+	}
+	if is == Schema {
+		return nil
+	}
+	if is != 0 {
+		return &SchemaError{Path: path, Is: is, Want: Schema}
+	}
+	return b.db.Update(func(tx *bolt.Tx) error {
+		if _, err := tx.CreateBucketIfNotExists(dataBucket); err != nil {
+			return err
+		}
+		meta, err := tx.CreateBucketIfNotExists(metaBucket)
+		if err != nil {
+			return err
+		}
+		return meta.Put(schemaRecord, binary.BigEndian.AppendUint64(nil, Schema))
+	})
+}
+
+// schema reads the store's schema: 0 for a new file.
+func (b *Bolt) schema() (is uint64, err error) {
+	err = b.db.View(func(tx *bolt.Tx) error {
+		meta := tx.Bucket(metaBucket)
+		if meta == nil {
+			if name, _ := tx.Cursor().First(); name != nil {
+				return fmt.Errorf("%s is a bbolt file of another program: it holds a bucket %q", b.db.Path(), name)
+			}
+			return nil
+		}
+		value := meta.Get(schemaRecord)
+		if len(value) != 8 {
+			return fmt.Errorf("%s has a schema record of %d bytes, want 8", b.db.Path(), len(value))
+		}
+		is = binary.BigEndian.Uint64(value)
+		return nil
+	})
+	return is, err
+}
+
+// View implements [Store].
+func (b *Bolt) View(fn func(Reader) error) error {
+	return b.db.View(func(tx *bolt.Tx) error {
+		return fn(boltTx{bucket: tx.Bucket(dataBucket), err: new(error)})
+	})
+}
+
+// Update implements [Store]; each is one commit of its own.
+func (b *Bolt) Update(fn func(Writer) error) error {
+	return b.db.Update(func(tx *bolt.Tx) error {
+		w := boltTx{bucket: tx.Bucket(dataBucket), err: new(error)}
+		if err := fn(w); err != nil {
+			return err
+		}
+		return *w.err
+	})
+}
+
+// Snapshot implements [Store]: the copy is a bbolt file.
+func (b *Bolt) Snapshot(w io.Writer) (n int64, err error) {
+	err = b.db.View(func(tx *bolt.Tx) error {
+		n, err = tx.WriteTo(w)
+		return err
+	})
+	return n, err
+}
+
+// Size is the store's size in bytes at the newest commit.
+func (b *Bolt) Size() int64 {
+	var size int64
+	// A View fails only on a closed store, whose size is nobody's concern.
+	_ = b.db.View(func(tx *bolt.Tx) error { size = tx.Size(); return nil })
+	return size
+}
+
+// Close implements [Store].
+func (b *Bolt) Close() error { return b.db.Close() }
+
+// boltTx is one transaction; err is the first error of its writes.
+type boltTx struct {
+	bucket *bolt.Bucket
+	err    *error
+}
+
+func (t boltTx) Get(key string) ([]byte, bool) {
+	value := t.bucket.Get([]byte(key))
+	return bytes.Clone(value), value != nil
+}
+
+func (t boltTx) Put(key string, value []byte) {
+	t.keep(t.bucket.Put([]byte(key), bytes.Clone(value)))
+}
+
+func (t boltTx) Delete(key string) { t.keep(t.bucket.Delete([]byte(key))) }
+
+func (t boltTx) keep(err error) {
+	if *t.err == nil {
+		*t.err = err
+	}
+}
+
+func (t boltTx) Scan(r Range) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		cursor := t.bucket.Cursor()
+		key, value, next := first(cursor, r)
+		for ; key != nil; key, value = next() {
+			if string(key) < r.From || (r.To != "" && string(key) >= r.To) {
+				return
+			}
+			if !yield(string(key), bytes.Clone(value)) {
+				return
+			}
+		}
+	}
+}
+
+// first positions the cursor at the range's first key in its direction.
+func first(c *bolt.Cursor, r Range) (key, value []byte, next func() ([]byte, []byte)) {
+	if !r.Descending {
+		key, value = c.Seek([]byte(r.From))
+		return key, value, c.Next
+	}
+	if r.To == "" {
+		key, value = c.Last()
+		return key, value, c.Prev
+	}
+	if key, _ = c.Seek([]byte(r.To)); key == nil {
+		key, value = c.Last()
+		return key, value, c.Prev
+	}
+	key, value = c.Prev()
+	return key, value, c.Prev
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
