@@ -1,0 +1,249 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// A refusal is a file and the one problem that it has.
+type refusal struct {
+	name, text string
+	line       int
+	field      string
+	message    string // a part of it
+	hint       string // a part of it; "" for none at all
+}
+
+func service(text string) string { return minimal + "services:\n- name: web\n  " + text + "\n" }
+
+var refusals = []refusal{
+	// The text as a whole.
+	{"empty", "", 1, "", "is empty", "version: 1"},
+	{"comment only", "# nothing\n", 1, "", "is empty", "version: 1"},
+	{"null document", "---\n", 1, "", "is empty", "version: 1"},
+	{"second document", minimal + "---\nversion: 1\n", 3, "", "second document", "leave out"},
+	{"NUL", minimal + "sweep: \x00", 3, "", "NUL", "UTF-8"},
+	{"not UTF-8", minimal + "\nsweep: \xff", 4, "", "not UTF-8", "UTF-8"},
+	{"no YAML", minimal + "leaf:\n  a: b: c\n", 4, "", "is no YAML", ""},
+	{"tab", "version: 1\nleaf:\n\tlifetime: 1h\n", 3, "", "is no YAML", "spaces"},
+	{"list", "- version: 1\n", 1, "", "is a list, want a mapping", ""},
+	{"version missing", "target: {directory: {}}\n", 1, "version", "is missing, this meshca reads version 1", "version: 1"},
+	{"version 2", "version: 2\nservces: {}\n", 1, "version", "is 2, this meshca reads version 1", ""},
+	{"version 0", "\nversion: 0\n", 2, "version", "is 0, this meshca reads version 1", ""},
+	{"version text", "version: '1'\ntarget: {directory: {}}", 1, "version", `is the text "1", want a whole number`, ""},
+	{"version huge", "version: 18446744073709551615\ntarget: {directory: {}}", 1, "version", "out of range", ""},
+
+	// The walk.
+	{"unknown key", minimal + "leaf:\n  lifetme: 1h\n", 4, "leaf.lifetme", "unknown key (nearest: lifetime)", ""},
+	{"unknown case", minimal + "seal: {keyfile: x}\n", 3, "seal.keyfile", "unknown key (nearest: keyFile)", ""},
+	{"unknown far", minimal + "listen:\n  api: 127.0.0.1:1\n", 4, "listen.api", "unknown key", "known here: metrics"},
+	{"unknown swap", minimal + "sewep: 1m\n", 3, "sewep", "(nearest: sweep)", ""},
+	{"unknown with newline", minimal + "\"a\\nb\": 1\n", 3, `"a\nb"`, "unknown key", "known here"},
+	{"duplicate key", minimal + "sweep: 1m\nleaf: {}\nsweep: 2m\n", 5, "sweep", "is set twice, first on line 3", "keep one"},
+	{"alias", minimal + "trustDomain: a.b\nsweep: *x\nleaf: {}\n", 4, "", "is no YAML: unknown anchor 'x' referenced", "quotes"},
+	{"anchor", minimal + "trustDomain: &x a.b\n", 3, "trustDomain", "has an anchor (&x)", "leave"},
+	{"merge", minimal + "leaf: {<<: {lifetime: 1h}}\n", 3, "leaf.\"<<\"", "is a merge key", "write the keys out"},
+	{"tag", minimal + "trustDomain: !!str 12\n", 3, "trustDomain", "has a tag (!!str)", "leave"},
+	{"key no name", minimal + "leaf:\n  ? [a]\n  : 1\n", 4, `leaf.""`, "no name", ""},
+	{"nothing", minimal + "leaf:\n", 3, "leaf", "is nothing, want a mapping", "leave the key out"},
+	{"list for mapping", minimal + "leaf: []\n", 3, "leaf", "is a list, want a mapping", ""},
+	{"mapping for list", minimal + "services: {}\n", 3, "services", "is a mapping, want a list", ""},
+	{"number for text", service("commonName: 12"), 5, "services[0].commonName", "is the number 12, want text", `in quotes: "12"`},
+	{"truth for text", service("commonName: true"), 5, "services[0].commonName", "is the truth value true, want text", `in quotes`},
+	{"text for truth", service("allowLoopback: please"), 5, "services[0].allowLoopback", `is the text "please", want true or false`, ""},
+	{"text for number", minimal + "leaf: {renewAt: most}\n", 3, "leaf.renewAt", `is the text "most", want a number`, ""},
+	{"service is text", minimal + "services: [web]\n", 3, "services[0]", `is the text "web", want a mapping`, ""},
+
+	// Durations.
+	{"days", minimal + "store: {retain: 30d}\n", 3, "store.retain", `"30d" is no duration: write hours, as 720h`, ""},
+	{"weeks", minimal + "store: {retain: 2w}\n", 3, "store.retain", `"2w" is no duration: write hours, as 336h`, ""},
+	{"no unit", minimal + "sweep: 60\n", 3, "sweep", `"60" is no duration: write its unit, as 60s`, ""},
+	{"no duration", minimal + "sweep: often\n", 3, "sweep", `"often" is no duration: write it as 720h`, ""},
+	{"duration overflow", minimal + "ca: {root: {lifetime: 99999999h}}\n", 3, "ca.root.lifetime", `at most 876000h`, ""},
+	{"duration list", minimal + "sweep: [1m]\n", 3, "sweep", "is no duration", ""},
+
+	// Ranges.
+	{"renewAt low", minimal + "leaf: {renewAt: 0.05}\n", 3, "leaf.renewAt", "0.05 is outside 0.1 to 0.9", ""},
+	{"renewAt high", minimal + "leaf: {renewAt: 1}\n", 3, "leaf.renewAt", "1 is outside 0.1 to 0.9", ""},
+	{"renewAt NaN", minimal + "leaf: {renewAt: .nan}\n", 3, "leaf.renewAt", "NaN is outside", ""},
+	{"backdate negative", minimal + "leaf: {backdate: -1s}\n", 3, "leaf.backdate", "-1s is too short, want 0s to 24h", ""},
+	{"backdate long", minimal + "leaf: {backdate: 25h}\n", 3, "leaf.backdate", "25h is too long, want at most 24h", ""},
+	{"sweep short", minimal + "sweep: 10ms\n", 3, "sweep", "10ms is too short, want 1s to 24h", ""},
+	{"sweep long", minimal + "sweep: 24h1s\n", 3, "sweep", "24h0m1s is too long", ""},
+	{"retain negative", minimal + "store: {retain: -1h}\n", 3, "store.retain", "-1h is too short, want 0s", ""},
+	{"retain long", minimal + "store: {retain: 876001h}\n", 3, "store.retain", "at most 876000h", ""},
+	{"lifetime zero", minimal + "leaf: {lifetime: 0}\n", 3, "leaf.lifetime", "0s is too short, want more than 0", ""},
+	{"lifetime long", minimal + "leaf: {lifetime: 876001h}\n", 3, "leaf.lifetime", "at most 876000h", ""},
+	{"minRemaining zero", minimal + "leaf: {minRemaining: 0s}\n", 3, "leaf.minRemaining", "want more than 0", ""},
+	{"minRemaining long", minimal + "leaf: {minRemaining: 720h}\n", 3, "leaf.minRemaining", "720h is not shorter than leaf.lifetime 720h", ""},
+	{"root long", minimal + "ca: {root: {lifetime: 876001h}}\n", 3, "ca.root.lifetime", "at most 876000h", ""},
+	{"issuing long", minimal + "ca: {issuing: {lifetime: 219001h}, root: {lifetime: 876000h}}\n", 3, "ca.issuing.lifetime", "219001h is longer than 876000h / 4 = 219000h", ""},
+
+	// Arithmetic.
+	{
+		"gap", minimal + "leaf:\n  lifetime: 48h\n  renewAt: 0.5\n", 4, "leaf.lifetime",
+		"leaf.lifetime 48h x (1 - renewAt 0.5) = 24h is not longer than the schedule's longest gap 24h", "set leaf.lifetime to 49h",
+	},
+	{
+		"gap of the schedule", minimal + "rotation:\n  schedule: '@monthly'\nca: {issuing: {lifetime: 5000h}}\n", 4, "rotation.schedule",
+		"leaf.lifetime 720h x (1 - renewAt 0.667) = 239h45m36s is not longer than the schedule's longest gap 744h", "schedule more often",
+	},
+	{
+		"issuing", minimal + "ca:\n  issuing:\n    lifetime: 1583h\n", 5, "ca.issuing.lifetime",
+		"1583h is shorter than 2 x (leaf.lifetime 720h + 2 x the schedule's longest gap 24h + overlap 24h) = 1584h", "1584h or longer",
+	},
+	{
+		"root", minimal + "ca:\n  root:\n    lifetime: 8639h\n", 5, "ca.root.lifetime",
+		"8639h is shorter than 4 x ca.issuing.lifetime 2160h = 8640h", "8640h or longer",
+	},
+
+	// Names and addresses.
+	{"trust domain upper", minimal + "trustDomain: Mesh.local\n", 3, "trustDomain", `"Mesh.local" label "Mesh" holds 'M'`, `"mesh.local"`},
+	{"trust domain ID", minimal + "trustDomain: spiffe://mesh.local\n", 3, "trustDomain", "is an ID", `"mesh.local"`},
+	{"trust domain long", minimal + "trustDomain: " + strings.Repeat("a.", 127) + "a\n", 3, "trustDomain", "has 255 bytes", ""},
+	{"trust domain empty", minimal + "trustDomain: ''\n", 3, "trustDomain", "is empty", ""},
+	{"name missing", minimal + "services:\n- namespace: a\n", 4, "services[0].name", "is missing", ""},
+	{"name empty", minimal + "services:\n- name: ''\n", 4, "services[0].name", `"" is empty`, ""},
+	{"name upper", minimal + "services:\n- name: Web\n", 4, "services[0].name", `"Web" holds 'W'`, `lower case: "web"`},
+	{"name path", minimal + "services:\n- name: ../x\n", 4, "services[0].name", `"../x" holds '.', a DNS label holds only a-z, 0-9 and hyphens`, ""},
+	{"name long", minimal + "services:\n- name: " + strings.Repeat("a", 64) + "\n", 4, "services[0].name", "has 64 bytes", ""},
+	{"name twice", minimal + "services:\n- name: web\n- name: db\n- namespace: b\n  name: web\n", 7, "services[2].name", `"web" is the name of the service on line 4 already`, "across namespaces"},
+	{"namespace", service("namespace: a.b"), 5, "services[0].namespace", `"a.b" holds '.'`, ""},
+	{"namespace empty", service("namespace: ''"), 5, "services[0].namespace", "is empty", ""},
+	{"dns upper", service("dnsNames: [WEB.local]"), 5, "services[0].dnsNames[0]", `holds 'W'`, `"web.local"`},
+	{"dns wildcard", service("dnsNames: ['*.local']"), 5, "services[0].dnsNames[0]", "is a wildcard", ""},
+	{"dns dot", service("dnsNames: [web.local.]"), 5, "services[0].dnsNames[0]", "is empty", `final dot off: "web.local"`},
+	{"dns address", service("dnsNames: ['10.0.0.1']"), 5, "services[0].dnsNames[0]", "ipAddresses", ""},
+	{"dns IDN", service("dnsNames:\n  - web\n  - bücher.example"), 7, "services[0].dnsNames[1]", `"bücher.example" holds 'ü', a name in a certificate is ASCII`, "A-label"},
+	{"dns twice", service("dnsNames:\n  - web\n  - db\n  - web"), 8, "services[0].dnsNames[2]", `"web" is listed twice, first on line 6`, "keep one"},
+	{"dns many", service("dnsNames: [" + strings.Repeat("a, ", 100) + "a]"), 5, "services[0].dnsNames", "has 101 names, a certificate has at most 100", ""},
+	{"ip no address", service("ipAddresses: [web]"), 5, "services[0].ipAddresses[0]", `"web" is no IP address`, ""},
+	{"ip empty", service("ipAddresses: ['']"), 5, "services[0].ipAddresses[0]", `"" is no IP address`, ""},
+	{"ip loopback", service("ipAddresses: ['::1']"), 5, "services[0].ipAddresses[0]", "loopback", "allowLoopback: true"},
+	{"ip unspecified", service("ipAddresses: [0.0.0.0]"), 5, "services[0].ipAddresses[0]", "unspecified", ""},
+	{"ip multicast", service("ipAddresses: [224.0.0.1]"), 5, "services[0].ipAddresses[0]", "multicast", ""},
+	{"ip zone", service("ipAddresses: ['fe80::1%eth0']"), 5, "services[0].ipAddresses[0]", "zone", ""},
+	{"ip mapped", service("ipAddresses: ['::ffff:10.0.0.1']"), 5, "services[0].ipAddresses[0]", "IPv4 address written as IPv6", "write 10.0.0.1"},
+	{"ip twice", service("ipAddresses:\n  - 10.0.0.1\n  - 10.0.0.1"), 7, "services[0].ipAddresses[1]", `"10.0.0.1" is listed twice, first on line 6`, "keep one"},
+	{"ip many", service("ipAddresses: [" + strings.Repeat("10.0.0.1, ", 100) + "10.0.0.1]"), 5, "services[0].ipAddresses", "has 101 addresses", ""},
+	{"cn long", service("commonName: " + strings.Repeat("ü", 33)), 5, "services[0].commonName", "has 66 bytes, a common name has at most 64", ""},
+	{"cn control", service(`commonName: "a\tb"`), 5, "services[0].commonName", `"a\tb" holds a control character`, ""},
+	{"cn empty", service("commonName: ''"), 5, "services[0].commonName", "is empty", "leave the key out"},
+	{"key of service", service("key: DSA"), 5, "services[0].key", `key type "DSA" is not one of ECDSA-P256`, ""},
+	{"key case", minimal + "leaf: {key: ecdsa-p256}\n", 3, "leaf.key", `key type "ecdsa-p256" is not one of`, "write ECDSA-P256"},
+	{"key of CA", minimal + "ca: {key: Ed25519}\n", 3, "ca.key", "channel binding and Envoy's default signature algorithms refuse it", "ECDSA-P256"},
+	{"key of CA unknown", minimal + "ca: {key: RSA-1024}\n", 3, "ca.key", `key type "RSA-1024" is not one of ECDSA-P256, ECDSA-P384, RSA-2048`, ""},
+
+	// Places.
+	{"target none", "version: 1\n", 1, "target", "names no target", "directory"},
+	{"target empty", "version: 1\ntarget: {}\n", 2, "target", "names no target", "directory"},
+	{"target unknown", "version: 1\ntarget:\n  directory: {}\n  kubernetes: {}\n", 4, "target.kubernetes", "unknown key", "known here: directory"},
+	{"path empty", minimal + "store: {bolt: {path: ''}}\n", 3, "store.bolt.path", "is empty", "default"},
+	{"path control", minimal + "seal: {keyFile: \"a\\nb\"}\n", 3, "seal.keyFile", "control character", ""},
+	{"same path", minimal + "seal: {keyFile: data/../data/meshca.db}\n", 3, "seal.keyFile", "is store.bolt.path as well", "volume"},
+	{"seal in target", minimal + "seal: {keyFile: mesh/a/key}\n", 3, "seal.keyFile", `lies in target.directory.path "mesh"`, "no service reads"},
+	{"store in target", "version: 1\ntarget: {directory: {path: .}}\nseal: {keyFile: ../key}\nstore: {bolt: {path: x.db}}\n", 4, "store.bolt.path", `lies in target.directory.path "."`, "no service reads"},
+	{"metrics", minimal + "listen: {metrics: localhost}\n", 3, "listen.metrics", `"localhost" is no address`, "host:port"},
+	{"metrics port", minimal + "listen: {metrics: 'localhost:65536'}\n", 3, "listen.metrics", `port "65536", want 0 to 65535`, ""},
+	{"metrics host", minimal + "listen: {metrics: 'a b:80'}\n", 3, "listen.metrics", `host "a b"`, "host:port"},
+
+	// The schedule; more of it in TestScheduleRefused.
+	{"schedule", minimal + "rotation:\n  schedule: '0 0 30 2 *'\n", 4, "rotation.schedule", `"0 0 30 2 *" never comes`, ""},
+	{"timezone", minimal + "rotation:\n  timezone: Mars/Olympus\n", 4, "rotation.timezone", `"Mars/Olympus" is no time zone`, "IANA"},
+}
+
+func problems(t *testing.T, text string) []Problem {
+	t.Helper()
+	c, err := Parse([]byte(text))
+	if err == nil {
+		t.Fatalf("accepted: %+v", c)
+	}
+	return err.(*Error).Problems
+}
+
+func TestRefusals(t *testing.T) {
+	for _, tt := range refusals {
+		t.Run(tt.name, func(t *testing.T) {
+			got := problems(t, tt.text)
+			if len(got) != 1 {
+				t.Fatalf("want one problem, got %+v", got)
+			}
+			p := got[0]
+			if p.Line != tt.line || p.Field != tt.field || !strings.Contains(p.Message, tt.message) {
+				t.Errorf("got  %d %s: %s\nwant %d %s: %s", p.Line, p.Field, p.Message, tt.line, tt.field, tt.message)
+			}
+			if !strings.Contains(p.Hint, tt.hint) || (tt.hint == "") != (p.Hint == "") {
+				t.Errorf("hint %q, want %q", p.Hint, tt.hint)
+			}
+		})
+	}
+}
+
+func TestAliasIsRefused(t *testing.T) {
+	got := problems(t, minimal+"leaf: {key: &k ECDSA-P256}\nca: {key: *k}\n")
+	if len(got) != 2 || got[1].Field != "ca.key" || got[1].Line != 4 || got[1].Message != "is an alias (*k), which is refused" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// All problems of a file are named, in the order of lines, and none only because of another.
+func TestAllProblemsAtOnce(t *testing.T) {
+	text := `version: 1
+sweep: 60
+leaf:
+  lifetme: 1h
+  renewAt: 2
+target: {}
+services:
+- name: Web
+  dnsNames: [a, a]
+- name: 12
+- web
+sweep: 1m
+`
+	want := `line 2: sweep: "60" is no duration: write its unit, as 60s
+line 4: leaf.lifetme: unknown key (nearest: lifetime)
+line 5: leaf.renewAt: 2 is outside 0.1 to 0.9
+line 6: target: names no target, want exactly one; directory is the only one
+line 8: services[0].name: "Web" holds 'W', a DNS label holds only a-z, 0-9 and hyphens
+line 9: services[0].dnsNames[1]: "a" is listed twice, first on line 9
+line 10: services[1].name: is the number 12, want text
+line 11: services[2]: is the text "web", want a mapping
+line 12: sweep: is set twice, first on line 2`
+	_, err := Parse([]byte(text))
+	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// The longest lifetimes that are allowed must not wrap in any sum or product.
+func TestNoOverflow(t *testing.T) {
+	got := problems(t, minimal+"leaf: {lifetime: 876000h}\nca: {root: {lifetime: 876000h}, issuing: {lifetime: 219000h}}\n")
+	if len(got) != 1 || got[0].Field != "ca.issuing.lifetime" || !strings.HasSuffix(got[0].Message, "= 1752144h") {
+		t.Errorf("got %+v", got)
+	}
+	parsed(t, minimal+"leaf: {lifetime: 109000h}\nca: {root: {lifetime: 876000h}, issuing: {lifetime: 219000h}}\n")
+}
+
+// The bounds themselves are allowed.
+func TestBoundsAreAllowed(t *testing.T) {
+	for _, text := range []string{
+		"ca: {issuing: {lifetime: 1584h}}",
+		"ca: {root: {lifetime: 8640h}}",
+		"leaf: {renewAt: 0.1, backdate: 24h}",
+		"leaf: {renewAt: 0.9, backdate: 0}",
+		"leaf: {lifetime: 48h1s, renewAt: 0.5}",
+		"sweep: 1s",
+		"sweep: 24h",
+		"store: {retain: 0}",
+		"store: {retain: 876000h}",
+		"listen: {metrics: ':0'}",
+		"listen: {metrics: '[::1]:65535'}",
+		"services: [{name: a, commonName: " + strings.Repeat("x", 64) + ", dnsNames: []}]",
+	} {
+		parsed(t, minimal+text+"\n")
+	}
+}

@@ -1,0 +1,62 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/meshca/meshca/profile"
+)
+
+// A Service is one holder of a certificate.
+type Service struct {
+	// Name identifies the service in the catalogue and names its folder: a DNS label (a-z, 0-9, inner hyphens,
+	// at most 63 bytes), unique in the file. Required. A renamed service is a new one; what the old name has is
+	// no longer renewed. Reloads live.
+	Name string `yaml:"name"`
+
+	// Namespace is the service's namespace, a DNS label; it is part of the SPIFFE URI. A wrong one makes peers
+	// that match the URI refuse the service. Default default. Reloads live.
+	Namespace string `yaml:"namespace"`
+
+	// DNSNames are the names that clients reach the service by: lower case, no wildcard, at most 100, each
+	// once. A list replaces the default names; [] means none. A client that dials a name which is not in the
+	// list refuses the connection. A change makes the certificate due at once. Default NAME, NAME.NAMESPACE.svc
+	// and NAME.NAMESPACE.svc.cluster.local. Reloads live.
+	DNSNames []string `yaml:"dnsNames"`
+
+	// IPAddresses are the addresses that clients dial instead of a name: one host's each, at most 100. A wrong
+	// one lets the service speak for another host. A change makes the certificate due at once. Default none.
+	// Reloads live.
+	IPAddresses []netip.Addr `yaml:"ipAddresses"`
+
+	// AllowLoopback permits loopback addresses in ipAddresses. A loopback address is every machine's own, so
+	// whoever has the certificate can pose as a local service anywhere; for tests only. Default false. Reloads
+	// live.
+	AllowLoopback bool `yaml:"allowLoopback"`
+
+	// CommonName is the subject's common name, which PostgreSQL's cert authentication takes for the database
+	// user: printable text of 1 to 64 bytes. A wrong one is refused by the database, or logs in as somebody
+	// else. Default NAME. Reloads live.
+	CommonName string `yaml:"commonName"`
+
+	// Key is the service's key type, one of those of leaf.key. A change makes the certificate due at once.
+	// Default leaf.key. Reloads live.
+	Key profile.KeyType `yaml:"key"`
+}
+
+// fill gives the service at path the defaults of what the file leaves out.
+func (s *Service) fill(path string, leaf Leaf, r *report) {
+	if !r.has(path + ".dnsNames") {
+		full := s.Name + "." + s.Namespace + ".svc"
+		s.DNSNames = []string{s.Name, full, full + ".cluster.local"}
+	}
+	if !r.has(path + ".commonName") {
+		s.CommonName = s.Name
+	}
+	if !r.has(path + ".key") {
+		s.Key = leaf.Key
+	}
+}
+
+// servicePath spells the path of service i, as problems name it.
+func servicePath(i int) string { return fmt.Sprintf("services[%d]", i) }
