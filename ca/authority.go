@@ -1,0 +1,406 @@
+// Package ca keeps the roots and the issuing CAs, the trust bundle and the sealed keys.
+//
+// # What it guarantees
+//
+// A root is made by [Found] alone, once in a store, together with the first issuing CA and in one
+// transaction; a lost one is never replaced in silence. Private keys lie in the store encrypted by a
+// [Seal] that lives apart from it, each bound to its store and record. The root's key is not in an
+// [Authority]: it is opened only to sign an issuing CA.
+//
+// # Concurrency
+//
+// An Authority is immutable; its methods may be called from any goroutine, and sign in parallel.
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meshca/meshca/profile"
+	"github.com/meshca/meshca/store"
+)
+
+// ErrEmpty is what Open returns for a store in which no CA was ever founded.
+var ErrEmpty = errors.New("the store holds no CA")
+
+// ErrWrongSeal is what Open wraps for a seal that belongs to another store.
+var ErrWrongSeal = errors.New("another store's seal")
+
+// Params say how Found makes a CA.
+type Params struct {
+	Key             profile.KeyType // of root and issuing CA, one of profile.CAKeyTypes
+	RootLifetime    time.Duration
+	IssuingLifetime time.Duration
+	LeafBackdate    time.Duration // roots and issuing CAs are backdated by twice as much
+}
+
+// An Authority is the CA as the store holds it at one epoch.
+type Authority struct {
+	identity string
+	epoch    uint64
+	roots    []Root       // in the order of their generations
+	bundle   Bundle       // of the roots that are trusted now
+	issuing  []*IssuingCA // in the order of their ids
+	current  *IssuingCA   // signs new leaves
+}
+
+// A Root is a trust anchor of one generation.
+type Root struct {
+	Generation  int
+	Certificate *x509.Certificate
+}
+
+// An IssuingCA signs leaves below the root of its generation.
+type IssuingCA struct {
+	ID          int
+	Generation  int // of the root above
+	Certificate *x509.Certificate
+	key         crypto.Signer
+}
+
+// The records, JSON under these keys. Several roots and several issuing CAs can live at once; state names
+// those that are in use.
+const (
+	stateKey   = "ca/state"
+	rootKey    = "ca/root/%08d"
+	issuingKey = "ca/issuing/%08d"
+)
+
+type stateRecord struct {
+	Identity string `json:"identity"` // of the store, 32 hexadecimal digits
+	Epoch    uint64 `json:"epoch"`    // raised by every change of the bundle or of the signing root
+	Trusted  []int  `json:"trusted"`  // generations in the bundle
+	Issuing  int    `json:"issuing"`  // id of the issuing CA that signs new leaves
+}
+
+type caRecord struct {
+	Generation  int    `json:"generation"`
+	ID          int    `json:"id,omitempty"` // of an issuing CA
+	Certificate []byte `json:"certificate"`  // DER
+	SealedKey   []byte `json:"sealedKey"`    // PKCS #8, encrypted
+}
+
+// Found makes a new store identity, the root of generation 1 and the first issuing CA, and commits them in
+// one transaction. It refuses a store that already holds a CA. The seal then remembers the identity.
+func Found(st store.Store, s *Seal, p Params, now time.Time) (*Authority, error) {
+	id := make([]byte, 16)
+	rand.Read(id)
+	state := stateRecord{Identity: hex.EncodeToString(id), Epoch: 1, Trusted: []int{1}, Issuing: 1}
+
+	root, issuing, err := makeChain(s, state, p, now)
+	if err != nil {
+		return nil, fmt.Errorf("found CA: %w", err)
+	}
+	err = st.Update(func(w store.Writer) error {
+		if _, exists := w.Get(stateKey); exists {
+			return errors.New("the store holds a CA already")
+		}
+		return errors.Join(
+			putJSON(w, stateKey, state),
+			putJSON(w, fmt.Sprintf(rootKey, root.Generation), root),
+			putJSON(w, fmt.Sprintf(issuingKey, issuing.ID), issuing))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("found CA: %w", err)
+	}
+	return Open(st, s)
+}
+
+// Founded says whether a CA was founded in the store.
+func Founded(st store.Store) (founded bool, err error) {
+	err = st.View(func(r store.Reader) error {
+		_, founded = r.Get(stateKey)
+		return nil
+	})
+	return founded, err
+}
+
+// makeChain makes the keys and certificates of root 1 and issuing CA 1.
+func makeChain(s *Seal, state stateRecord, p Params, now time.Time) (root, issuing caRecord, err error) {
+	rootSigner, err := p.Key.Generate()
+	if err != nil {
+		return root, issuing, err
+	}
+	template, err := profile.RootTemplate(1, rootSigner.Public(), profile.CAWindow(now, p.RootLifetime, p.LeafBackdate, nil))
+	if err != nil {
+		return root, issuing, err
+	}
+	rootCert, err := sign(profile.Root, template, template, rootSigner)
+	if err != nil {
+		return root, issuing, err
+	}
+	issuingSigner, err := p.Key.Generate()
+	if err != nil {
+		return root, issuing, err
+	}
+	window := profile.CAWindow(now, p.IssuingLifetime, p.LeafBackdate, rootCert)
+	if template, err = profile.IssuingTemplate(1, issuingSigner.Public(), window, rootCert); err != nil {
+		return root, issuing, err
+	}
+	issuingCert, err := sign(profile.Issuing, template, rootCert, rootSigner)
+	if err != nil {
+		return root, issuing, err
+	}
+	root = caRecord{Generation: 1, Certificate: rootCert.Raw}
+	issuing = caRecord{Generation: 1, ID: 1, Certificate: issuingCert.Raw}
+	if root.SealedKey, err = sealKey(s, state.Identity, fmt.Sprintf(rootKey, 1), rootSigner); err != nil {
+		return root, issuing, err
+	}
+	issuing.SealedKey, err = sealKey(s, state.Identity, fmt.Sprintf(issuingKey, 1), issuingSigner)
+	return root, issuing, err
+}
+
+// sign lints the template, signs it, and lints the parsed result by the same rules.
+func sign(kind profile.Kind, template, issuer *x509.Certificate, key crypto.Signer) (*x509.Certificate, error) {
+	if err := profile.Lint(kind, template, issuer); err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, template.PublicKey, key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("parse what was signed: %w", err)
+	}
+	if kind == profile.Root {
+		issuer = cert
+	}
+	if err := profile.Lint(kind, cert, issuer); err != nil {
+		return nil, fmt.Errorf("signed certificate: %w", err)
+	}
+	return cert, nil
+}
+
+func sealKey(s *Seal, identity, record string, key crypto.Signer) ([]byte, error) {
+	plain, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return s.seal(identity, record, plain)
+}
+
+// Open reads the CA from the store, opens the keys of the issuing CAs, and checks what it read: each key
+// matches its certificate and each chain verifies. It returns ErrEmpty where no CA was founded, and
+// refuses a seal that belongs to another store. Where the seal does not yet know the store (a crash
+// between the two writes of a first start), it learns it now.
+func Open(st store.Store, s *Seal) (*Authority, error) {
+	a := &Authority{}
+	var issuing []caRecord
+	var state stateRecord
+	err := st.View(func(r store.Reader) error {
+		value, ok := r.Get(stateKey)
+		if !ok {
+			return ErrEmpty
+		}
+		if err := json.Unmarshal(value, &state); err != nil {
+			return fmt.Errorf("record %s: %w", stateKey, err)
+		}
+		for key, value := range r.Scan(store.Prefix("ca/root/")) {
+			root, cert, err := parseRecord(key, value)
+			if err != nil {
+				return err
+			}
+			a.roots = append(a.roots, Root{Generation: root.Generation, Certificate: cert})
+		}
+		for key, value := range r.Scan(store.Prefix("ca/issuing/")) {
+			record, _, err := parseRecord(key, value)
+			if err != nil {
+				return err
+			}
+			issuing = append(issuing, record)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.identity, a.epoch = state.Identity, state.Epoch
+	if err := a.checkSeal(s); err != nil {
+		return nil, err
+	}
+	if err := a.assemble(s, state, issuing); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func parseRecord(key string, value []byte) (caRecord, *x509.Certificate, error) {
+	var record caRecord
+	if err := json.Unmarshal(value, &record); err != nil {
+		return record, nil, fmt.Errorf("record %s: %w", key, err)
+	}
+	cert, err := x509.ParseCertificate(record.Certificate)
+	if err != nil {
+		return record, nil, fmt.Errorf("record %s: %w", key, err)
+	}
+	return record, cert, nil
+}
+
+// checkSeal compares the store that the seal remembers with the one that was opened.
+func (a *Authority) checkSeal(s *Seal) error {
+	remembered, err := StoreIdentity(s.path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("read the store's identity beside the seal: %w", err)
+	case remembered != "" && remembered != a.identity:
+		return fmt.Errorf("%w: %s belongs to store %s, this is store %s", ErrWrongSeal, s.path, remembered, a.identity)
+	}
+	return nil
+}
+
+// assemble opens the keys, checks every chain, and puts the parts in their places.
+func (a *Authority) assemble(s *Seal, state stateRecord, issuing []caRecord) error {
+	byGeneration := make(map[int]*x509.Certificate)
+	for _, root := range a.roots {
+		if err := root.Certificate.CheckSignatureFrom(root.Certificate); err != nil {
+			return fmt.Errorf("root g%d does not verify: %w", root.Generation, err)
+		}
+		byGeneration[root.Generation] = root.Certificate
+	}
+	var trusted []*x509.Certificate
+	for _, g := range state.Trusted {
+		if byGeneration[g] == nil {
+			return fmt.Errorf("root g%d is in the bundle, but the store does not hold it", g)
+		}
+		trusted = append(trusted, byGeneration[g])
+	}
+	if len(trusted) == 0 {
+		return errors.New("the trust bundle is empty")
+	}
+	a.bundle = newBundle(trusted)
+	for _, record := range issuing {
+		i, err := openIssuing(s, a.identity, record, byGeneration[record.Generation])
+		if err != nil {
+			return fmt.Errorf("issuing CA %d: %w", record.ID, err)
+		}
+		a.issuing = append(a.issuing, i)
+		if i.ID == state.Issuing {
+			a.current = i
+		}
+	}
+	if a.current == nil {
+		return fmt.Errorf("issuing CA %d signs new leaves, but the store does not hold it", state.Issuing)
+	}
+	// The seal has opened this store's keys, so it is this store's.
+	if remembered, err := StoreIdentity(s.path); err != nil || remembered == a.identity {
+		return err
+	}
+	return s.remember(a.identity)
+}
+
+func openIssuing(s *Seal, identity string, record caRecord, root *x509.Certificate) (*IssuingCA, error) {
+	cert, err := x509.ParseCertificate(record.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	if root == nil {
+		return nil, fmt.Errorf("its root g%d is not in the store", record.Generation)
+	}
+	if err := cert.CheckSignatureFrom(root); err != nil {
+		return nil, fmt.Errorf("does not verify below root g%d: %w", record.Generation, err)
+	}
+	plain, err := s.open(identity, fmt.Sprintf(issuingKey, record.ID), record.SealedKey)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(plain)
+	clear(plain)
+	if err != nil {
+		return nil, errors.New("its key does not parse") // the parser's words may quote the key
+	}
+	key, ok := parsed.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("its key is a %T", parsed)
+	}
+	if pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(cert.PublicKey) {
+		return nil, errors.New("its key does not match its certificate")
+	}
+	return &IssuingCA{ID: record.ID, Generation: record.Generation, Certificate: cert, key: key}, nil
+}
+
+func putJSON(w store.Writer, key string, v any) error {
+	value, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Put(key, value)
+	return nil
+}
+
+// Identity is the store's identity: 32 hexadecimal digits, drawn when the CA was founded.
+func (a *Authority) Identity() string { return a.identity }
+
+// Epoch is 1 at the first start, and raised by every change of the trust bundle or the signing root.
+func (a *Authority) Epoch() uint64 { return a.epoch }
+
+// Bundle is the trust bundle of the epoch.
+func (a *Authority) Bundle() Bundle { return a.bundle }
+
+// Roots lists the roots that the store holds, oldest first.
+func (a *Authority) Roots() []Root { return append([]Root(nil), a.roots...) }
+
+// Root is the root above the issuing CA that signs new leaves.
+func (a *Authority) Root() Root {
+	for _, r := range a.roots {
+		if r.Generation == a.current.Generation {
+			return r
+		}
+	}
+	panic("ca: an opened authority has the root of each issuing CA")
+}
+
+// Issuing is the issuing CA that signs new leaves.
+func (a *Authority) Issuing() *IssuingCA { return a.current }
+
+// IssuingByID is the issuing CA of that id; ok is false where the store does not hold it.
+func (a *Authority) IssuingByID(id int) (i *IssuingCA, ok bool) {
+	for _, i := range a.issuing {
+		if i.ID == id {
+			return i, true
+		}
+	}
+	return nil, false
+}
+
+// Signed says whether one of this store's issuing CAs signed c.
+func (a *Authority) Signed(c *x509.Certificate) bool {
+	for _, i := range a.issuing {
+		if bytes.Equal(c.RawIssuer, i.Certificate.RawSubject) &&
+			i.Certificate.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// CheckTime refuses a root or issuing CA that has expired or is not valid yet at now.
+func (a *Authority) CheckTime(now time.Time) error {
+	root := a.Root()
+	for _, c := range []*x509.Certificate{root.Certificate, a.current.Certificate} {
+		switch {
+		case now.After(c.NotAfter):
+			return fmt.Errorf("%s expired at %s", c.Subject.CommonName, c.NotAfter.Format(time.RFC3339))
+		case now.Before(c.NotBefore):
+			return fmt.Errorf("%s is valid from %s, the clock says %s", c.Subject.CommonName,
+				c.NotBefore.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+// Sign signs a leaf's template with this issuing CA and returns the certificate's DER. Package issuer is
+// the one caller: it checks the template before, the result after, and records it.
+func (i *IssuingCA) Sign(template *x509.Certificate) ([]byte, error) {
+	return x509.CreateCertificate(rand.Reader, template, i.Certificate, template.PublicKey, i.key)
+}
+
+// PEM is the issuing CA's certificate, as it follows a leaf's in tls.crt.
+func (i *IssuingCA) PEM() []byte { return certificatePEM(i.Certificate) }

@@ -1,0 +1,39 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"slices"
+)
+
+// A Bundle is the trust bundle of one epoch, as it stands in every ca.crt: the PEM blocks of the
+// self-signed roots, sorted by their DER bytes, and nothing else. It is immutable.
+type Bundle struct {
+	pem []byte
+	sum string
+}
+
+func newBundle(roots []*x509.Certificate) Bundle {
+	sorted := slices.SortedFunc(slices.Values(roots), func(a, b *x509.Certificate) int {
+		return bytes.Compare(a.Raw, b.Raw)
+	})
+	var b bytes.Buffer
+	for _, root := range sorted {
+		b.Write(certificatePEM(root))
+	}
+	sum := sha256.Sum256(b.Bytes())
+	return Bundle{pem: b.Bytes(), sum: hex.EncodeToString(sum[:])}
+}
+
+// PEM is a copy of the bundle's canonical bytes.
+func (b Bundle) PEM() []byte { return bytes.Clone(b.pem) }
+
+// SHA256 is the lower-case hexadecimal SHA-256 of the canonical bytes.
+func (b Bundle) SHA256() string { return b.sum }
+
+func certificatePEM(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+}

@@ -1,0 +1,64 @@
+// Package catest founds CAs for tests.
+package catest
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/meshca/meshca/ca"
+	"github.com/meshca/meshca/profile"
+	"github.com/meshca/meshca/store"
+)
+
+// Params are the default lifetimes, with P-256 keys.
+var Params = ca.Params{
+	Key:             profile.ECDSAP256,
+	RootLifetime:    87600 * time.Hour,
+	IssuingLifetime: 2160 * time.Hour,
+	LeafBackdate:    5 * time.Minute,
+}
+
+// A Fixture is a CA in a store of its own, with what is needed to open it again.
+type Fixture struct {
+	Store     store.Store
+	Seal      *ca.Seal
+	Authority *ca.Authority
+
+	StorePath, SealPath string
+}
+
+// New founds a CA at now, in files that end with the test.
+func New(t testing.TB, now time.Time) *Fixture {
+	t.Helper()
+	f := Empty(t)
+	var err error
+	if f.Authority, err = ca.Found(f.Store, f.Seal, Params, now); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// Empty makes a store and a seal in which no CA was founded.
+func Empty(t testing.TB) *Fixture {
+	t.Helper()
+	dir := t.TempDir()
+	f := &Fixture{
+		StorePath: filepath.Join(dir, "data", "meshca.db"),
+		SealPath:  filepath.Join(dir, "seal", "seal.key"),
+	}
+	bolt, err := store.OpenBolt(f.StorePath, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Store = bolt
+	t.Cleanup(func() {
+		if err := bolt.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if f.Seal, err = ca.CreateSeal(f.SealPath); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}

@@ -1,0 +1,157 @@
+package ca
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// sealSize is the size of a seal in bytes.
+const sealSize = 32
+
+// identityFile lies beside the seal and names the store that the seal belongs to.
+const identityFile = "store.id"
+
+// A Seal encrypts the CA's private keys at rest. It lives in a file of its own, in earnest on another
+// volume than the store: losing either alone gives no key away. It is safe for concurrent use.
+type Seal struct {
+	path   string
+	secret []byte
+}
+
+// ErrNoSeal is what OpenSeal wraps where there is no seal file.
+var ErrNoSeal = errors.New("the seal is missing")
+
+// CreateSeal makes a new seal of 32 random bytes at path, mode 0600, and its folder, mode 0700. An
+// existing file is an error and stays as it is. The seal is durable when CreateSeal returns.
+func CreateSeal(path string) (*Seal, error) {
+	secret := make([]byte, sealSize)
+	rand.Read(secret) // never returns an error: crypto/rand aborts the program instead
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make the seal's folder: %w", err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("make seal %s: there is something already", path)
+	}
+	if err := writeFile(path, secret); err != nil {
+		return nil, fmt.Errorf("make seal %s: %w", path, err)
+	}
+	return &Seal{path: path, secret: secret}, nil
+}
+
+// OpenSeal reads the seal at path. It refuses one that others than its owner may read or write, and one
+// of a wrong size; where there is none the error wraps ErrNoSeal.
+func OpenSeal(path string) (*Seal, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("seal %s: %w", path, ErrNoSeal)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open seal: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("seal %s is not a regular file", path)
+	}
+	if others := info.Mode().Perm() & 0o077; others != 0 {
+		return nil, fmt.Errorf("seal %s has mode %04o: others than its owner may use it (chmod 600 %s, and think of it as known to them)",
+			path, info.Mode().Perm(), path)
+	}
+	secret, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("open seal: %w", err)
+	}
+	if len(secret) != sealSize {
+		return nil, fmt.Errorf("seal %s has %d bytes, a seal has %d", path, len(secret), sealSize)
+	}
+	return &Seal{path: path, secret: secret}, nil
+}
+
+// StoreIdentity is the identity of the store that the seal at keyPath was used with, empty where none was
+// ever committed under it.
+func StoreIdentity(keyPath string) (string, error) {
+	id, err := os.ReadFile(filepath.Join(filepath.Dir(keyPath), identityFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(id)), err
+}
+
+// remember keeps the store's identity beside the seal, durably.
+func (s *Seal) remember(identity string) error {
+	return writeFile(filepath.Join(filepath.Dir(s.path), identityFile), []byte(identity+"\n"))
+}
+
+// Forget removes the identity that lies beside the seal, so that a new CA can be founded under it. It is for
+// an operator who has said that the old store is lost.
+func (s *Seal) Forget() error {
+	err := os.Remove(filepath.Join(filepath.Dir(s.path), identityFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// seal encrypts a private key for one record of one store.
+func (s *Seal) seal(identity, record string, plain []byte) ([]byte, error) {
+	aead, err := s.aead(identity)
+	if err != nil {
+		return nil, err
+	}
+	return aead.Seal(nil, nil, plain, []byte(record)), nil
+}
+
+// open decrypts what seal made for the same store and record; anything else fails.
+func (s *Seal) open(identity, record string, sealed []byte) ([]byte, error) {
+	aead, err := s.aead(identity)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := aead.Open(nil, nil, sealed, []byte(record))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s does not open %s of store %s", ErrWrongSeal, s.path, record, identity)
+	}
+	return plain, nil
+}
+
+// aead is AES-256-GCM with a random nonce in front of each ciphertext, under a key that is derived from
+// the seal for this purpose and this store alone (HKDF, RFC 5869). The additional data names the record,
+// so a ciphertext that is moved to another record or generation does not open.
+func (s *Seal) aead(identity string) (cipher.AEAD, error) {
+	key, err := hkdf.Key(sha256.New, s.secret, []byte(identity), "meshca private keys v1", 32)
+	if err != nil {
+		return nil, err
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// writeFile replaces the file at path, mode 0600, whole or not at all, and returns when it is durable.
+func writeFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // made with mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
