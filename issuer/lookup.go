@@ -1,0 +1,107 @@
+package issuer
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+
+	"github.com/meshca/meshca/profile"
+	"github.com/meshca/meshca/store"
+)
+
+// SerialString is a certificate's serial number as meshca writes it: lower-case hexadecimal without
+// leading zeros.
+func SerialString(c *x509.Certificate) string { return fmt.Sprintf("%x", c.SerialNumber) }
+
+// KeyString identifies a public key by the hexadecimal SHA-256 of its SubjectPublicKeyInfo.
+func KeyString(spki []byte) string { return hexKey(sha256.Sum256(spki)) }
+
+// claimPrefix marks services whose place an operator gave to this store, whoever wrote there before.
+const claimPrefix = "claim/"
+
+// Claim records that the places of these services are this store's from now on. It is for an operator who
+// has said that the store which wrote them is lost.
+func Claim(st store.Store, services []string) error {
+	return st.Update(func(w store.Writer) error {
+		for _, service := range services {
+			w.Put(claimPrefix+service, nil)
+		}
+		return nil
+	})
+}
+
+// Current is the service's newest certificate that a live process may hold: undelivered ones are passed
+// over. It is nil where there is none. known says whether the store has any record of the service, or a
+// claim to it.
+func (i *Issuer) Current(service string) (leaf *Leaf, known bool, err error) {
+	err = i.store.View(func(r store.Reader) error {
+		var found *Record
+		_, known = r.Get(claimPrefix + service)
+		err := newest(r, service, func(record *Record) bool {
+			known = true
+			if record.State != Undelivered {
+				found = record
+			}
+			return found == nil
+		})
+		if err != nil || found == nil {
+			return err
+		}
+		leaf, err = i.load(found)
+		return err
+	})
+	return leaf, known, err
+}
+
+// Before is the service's newest certificate older than l that a live process may hold, nil where there
+// is none.
+func (i *Issuer) Before(l *Leaf) (leaf *Leaf, err error) {
+	err = i.store.View(func(r store.Reader) error {
+		var found *Record
+		err := newest(r, l.record.Service, func(record *Record) bool {
+			if record.Seq < l.record.Seq && record.State != Undelivered {
+				found = record
+			}
+			return found == nil
+		})
+		if err != nil || found == nil {
+			return err
+		}
+		leaf, err = i.load(found)
+		return err
+	})
+	return leaf, err
+}
+
+// Recorded says whether the store has the record of exactly this certificate.
+func (i *Issuer) Recorded(c *x509.Certificate) (recorded bool, err error) {
+	err = i.store.View(func(r store.Reader) error {
+		seq, ok := r.Get(serialPrefix + SerialString(c))
+		if !ok {
+			return nil
+		}
+		n, err := seqOf(string(seq))
+		if err != nil {
+			return err
+		}
+		record, err := getRecord(r, n)
+		recorded = err == nil && bytes.Equal(record.Cert, c.Raw)
+		return err
+	})
+	return recorded, err
+}
+
+// Fits says whether the certificate carries what the catalogue grants its service now: names, subject and
+// key type. One that does not is due at once.
+func (i *Issuer) Fits(l *Leaf) bool {
+	policy, ok := i.Policy(l.record.Service)
+	if !ok {
+		return false
+	}
+	key, err := profile.TypeOf(l.cert.PublicKey)
+	if err != nil || key != policy.Key || l.cert.Subject.CommonName != policy.Identity.CommonName {
+		return false
+	}
+	return sameNames(l.cert, policy.Identity) == nil
+}

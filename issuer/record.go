@@ -1,0 +1,217 @@
+package issuer
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/meshca/meshca/store"
+)
+
+// A State is what is known of the delivery of an issued certificate.
+type State string
+
+// The states of a record. A certificate is Issued from the commit on; whether a live process can hold its
+// key is settled by the other two.
+const (
+	Issued      State = "issued"
+	Delivered   State = "delivered"   // it was written to its target, or handed to its caller
+	Undelivered State = "undelivered" // its key was lost in a crash before it was written: nobody holds it
+)
+
+// A Record is what the store keeps of one certificate.
+type Record struct {
+	Seq       uint64    `json:"seq"`    // position in the order of issue, from 1
+	Serial    string    `json:"serial"` // lower-case hexadecimal without leading zeros
+	Service   string    `json:"service"`
+	Issuing   int       `json:"issuing"` // id of the issuing CA
+	Epoch     uint64    `json:"epoch"`
+	IssuedAt  time.Time `json:"issuedAt"` // renewal counts from here, not from the backdated NotBefore
+	NotBefore time.Time `json:"notBefore"`
+	NotAfter  time.Time `json:"notAfter"`
+	Key       string    `json:"key"` // SHA-256 of the SubjectPublicKeyInfo, hexadecimal
+	Reason    string    `json:"reason"`
+	State     State     `json:"state"`
+	Cert      []byte    `json:"cert"` // DER
+}
+
+// The keys: a record under its sequence number, and four indexes that lead to it. Numbers are written so
+// that the order of keys is their order.
+const (
+	recordPrefix  = "cert/"
+	serialPrefix  = "serial/"
+	servicePrefix = "service/"
+	expiryPrefix  = "expiry/"
+	keyPrefix     = "key/"
+)
+
+func recordKey(seq uint64) string { return recordPrefix + number(seq) }
+
+func number(n uint64) string { return fmt.Sprintf("%016x", n) }
+
+// indexKeys are the keys under which r is found.
+func (r *Record) indexKeys() []string {
+	seq := number(r.Seq)
+	return []string{
+		serialPrefix + r.Serial,
+		servicePrefix + r.Service + "/" + seq,
+		expiryPrefix + number(uint64(r.NotAfter.Unix())) + "/" + seq,
+		keyPrefix + r.Key + "/" + seq,
+	}
+}
+
+// appendRecord gives r the next sequence number and writes it with its indexes.
+func appendRecord(w store.Writer, r *Record) error {
+	r.Seq = 1
+	for key := range w.Scan(store.Prefix(recordPrefix).Backwards()) {
+		last, err := seqOf(key)
+		if err != nil {
+			return err
+		}
+		r.Seq = last + 1
+		break
+	}
+	if _, taken := w.Get(serialPrefix + r.Serial); taken {
+		return fmt.Errorf("serial %s was issued before", r.Serial)
+	}
+	for _, key := range r.indexKeys() {
+		w.Put(key, []byte(number(r.Seq)))
+	}
+	return putRecord(w, r)
+}
+
+func putRecord(w store.Writer, r *Record) error {
+	value, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	w.Put(recordKey(r.Seq), value)
+	return nil
+}
+
+// seqOf reads the sequence number at the end of a record's or an index's key.
+func seqOf(key string) (uint64, error) {
+	seq, err := strconv.ParseUint(key[strings.LastIndexByte(key, '/')+1:], 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("store key %q: %w", key, err)
+	}
+	return seq, nil
+}
+
+func getRecord(r store.Reader, seq uint64) (*Record, error) {
+	value, ok := r.Get(recordKey(seq))
+	if !ok {
+		return nil, fmt.Errorf("record %d is missing though an index leads to it", seq)
+	}
+	record := &Record{}
+	if err := json.Unmarshal(value, record); err != nil {
+		return nil, fmt.Errorf("record %d: %w", seq, err)
+	}
+	return record, nil
+}
+
+// newest yields a service's records from the newest backwards until fn returns false.
+func newest(r store.Reader, service string, fn func(*Record) bool) error {
+	for key := range r.Scan(store.Prefix(servicePrefix + service + "/").Backwards()) {
+		seq, err := seqOf(key)
+		if err != nil {
+			return err
+		}
+		record, err := getRecord(r, seq)
+		if err != nil {
+			return err
+		}
+		if !fn(record) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// setState changes the state of a record in a transaction of its own.
+func (i *Issuer) setState(seq uint64, s State) error {
+	return i.store.Update(func(w store.Writer) error {
+		record, err := getRecord(w, seq)
+		if err != nil {
+			return err
+		}
+		record.State = s
+		return putRecord(w, record)
+	})
+}
+
+// MarkDelivered records that the certificate was written to its target. It is idempotent.
+func (i *Issuer) MarkDelivered(l *Leaf) error { return i.setState(l.record.Seq, Delivered) }
+
+// MarkUndelivered records that the certificate never left the process and its key is lost. It is
+// idempotent.
+func (i *Issuer) MarkUndelivered(l *Leaf) error { return i.setState(l.record.Seq, Undelivered) }
+
+// errEnough ends a scan that has what it wants.
+var errEnough = errors.New("enough")
+
+// Prune deletes the records, with their indexes, of certificates that expired before the given instant, at
+// most limit of them, and returns how many; a full batch means that there may be more. The newest record
+// of a service stays, however old: it says that the service is known, and keeps sequence numbers growing.
+func (i *Issuer) Prune(before time.Time, limit int) (pruned int, err error) {
+	victims, err := i.expired(before, limit)
+	if err != nil || len(victims) == 0 {
+		return 0, err
+	}
+	err = i.store.Update(func(w store.Writer) error {
+		for _, seq := range victims {
+			record, err := getRecord(w, seq)
+			if err != nil {
+				return err
+			}
+			for _, key := range record.indexKeys() {
+				w.Delete(key)
+			}
+			w.Delete(recordKey(seq))
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("prune: %w", err)
+	}
+	return len(victims), nil
+}
+
+// expired lists the sequence numbers that Prune may delete. It reads in a View, so that a sweep that finds
+// nothing commits nothing.
+func (i *Issuer) expired(before time.Time, limit int) (victims []uint64, err error) {
+	err = i.store.View(func(r store.Reader) error {
+		for key := range r.Scan(store.Range{From: expiryPrefix, To: expiryPrefix + number(uint64(max(before.Unix(), 0)))}) {
+			seq, err := seqOf(key)
+			if err != nil {
+				return err
+			}
+			record, err := getRecord(r, seq)
+			if err != nil {
+				return err
+			}
+			last := false
+			if err := newest(r, record.Service, func(n *Record) bool { last = n.Seq == seq; return false }); err != nil {
+				return err
+			}
+			if last {
+				continue
+			}
+			if victims = append(victims, seq); len(victims) == limit {
+				return errEnough
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return victims, err
+}
+
+// Key identity in the form that records carry.
+func hexKey(key [32]byte) string { return hex.EncodeToString(key[:]) }
