@@ -1,0 +1,64 @@
+package rotation
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/meshca/meshca/store"
+)
+
+// loadLastRun reads when the schedule's job last ran; at the first start it counts as just run, since the
+// first pass issues everything.
+func (e *Engine) loadLastRun(now time.Time) error {
+	err := e.Store.View(func(r store.Reader) error {
+		value, ok := r.Get(lastRunKey)
+		if !ok {
+			return nil
+		}
+		at, err := time.Parse(time.RFC3339, string(value))
+		e.lastRun = at
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the last run of the schedule: %w", err)
+	}
+	if e.lastRun.IsZero() {
+		return e.saveLastRun(now)
+	}
+	e.wall = e.lastRun
+	e.noticeClock(now)
+	return nil
+}
+
+func (e *Engine) saveLastRun(now time.Time) error {
+	err := e.Store.Update(func(w store.Writer) error {
+		w.Put(lastRunKey, []byte(now.UTC().Format(time.RFC3339)))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("record the run of the schedule: %w", err)
+	}
+	e.lastRun = now
+	return nil
+}
+
+// runDue says whether a run of the schedule lies between the last one and now. Any number of missed runs
+// is caught up by one.
+func (e *Engine) runDue(now time.Time) bool {
+	next := e.Schedule.Next(e.lastRun)
+	return !next.IsZero() && !now.Before(next)
+}
+
+// noticeClock says that the clock went back, and keeps the schedule from waiting for the instant of a
+// future that was never reached. Expiry is judged by the clock as it is.
+func (e *Engine) noticeClock(now time.Time) {
+	if back := e.wall.Sub(now); back > time.Second {
+		e.Log.Warn("the clock went back: certificates are judged by the clock as it is now",
+			"by", back.Round(time.Second).String(), "now", now.UTC().Format(time.RFC3339))
+		if e.lastRun.After(now) {
+			e.lastRun = now
+		}
+		e.sweep.At = earlier(e.sweep.At, now)
+	}
+	e.wall = now
+}

@@ -1,0 +1,397 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshca/meshca/issuer"
+	"github.com/meshca/meshca/store"
+)
+
+// Schedule says when the rotation job runs.
+type Schedule interface {
+	// Next is the first run strictly after the given instant; zero means never.
+	Next(after time.Time) time.Time
+}
+
+// Config is what an engine is made of.
+type Config struct {
+	Store    store.Store
+	Issuer   *issuer.Issuer
+	Target   Target
+	Schedule Schedule
+	RenewAt  float64          // fraction of a leaf's life at which it is due, 0.1 to 0.9
+	Sweep    time.Duration    // how often everything is read and compared
+	Retain   time.Duration    // how long the record of an expired certificate is kept
+	Now      func() time.Time // the wall clock
+	Log      *slog.Logger
+}
+
+const (
+	parallel   = 8           // services that are worked on at once
+	checkClock = time.Minute // longest sleep: timers stand still while a machine is suspended, the wall clock does not
+	pruneBatch = 1000        // records deleted in one transaction
+)
+
+// An Engine keeps the services of a catalogue. Start and then Run are called once, from one goroutine;
+// Reload, Status and Ready from any.
+type Engine struct {
+	Config
+	services map[string]*service // owned by the goroutine of Start and Run
+	lastRun  time.Time
+	sweep    Sweep
+	wall     time.Time // the clock at the last pass, to notice that it went back
+
+	reload  chan []issuer.Policy
+	changed chan string
+	status  atomic.Pointer[Status]
+}
+
+// service is one service's state and what people are told of it. During a pass it is owned by the one
+// goroutine that works on it.
+type service struct {
+	State
+	failures int
+	retryAt  time.Time // after a failure, or when heals are metered: not before
+	finding  string    // what stands in the way, "" if nothing does
+	hint     string
+	refused  bool
+	healed   int // since the start
+	issued   int
+	lastHeal time.Time
+}
+
+// Sweep tells of the newest pass over all services.
+type Sweep struct {
+	At    time.Time `json:"at"`
+	Error string    `json:"error,omitempty"`
+}
+
+// lastRunKey holds the instant of the newest run of the schedule, so that a missed one is caught up.
+const lastRunKey = "rotation/last-run"
+
+// New makes an engine.
+func New(c Config) *Engine {
+	e := &Engine{
+		Config:   c,
+		services: make(map[string]*service),
+		reload:   make(chan []issuer.Policy),
+		changed:  make(chan string, 64),
+	}
+	e.status.Store(&Status{})
+	return e
+}
+
+// A RefusedError lists the places that a start found to be another's, or newer than the store. Nothing was
+// changed.
+type RefusedError struct {
+	Refusals []Refusal
+}
+
+// A Refusal is one place that was refused.
+type Refusal struct {
+	Service, Place, Reason, Hint string
+}
+
+func (e *RefusedError) Error() string {
+	r := e.Refusals[0]
+	if n := len(e.Refusals) - 1; n > 0 {
+		return fmt.Sprintf("%s %s (and %d more)", r.Place, r.Reason, n)
+	}
+	return fmt.Sprintf("%s %s", r.Place, r.Reason)
+}
+
+// Start settles what a crash left open and makes the first pass over all services. Where a place is
+// another meshca's, or newer than the store, it returns a *RefusedError and has changed nothing.
+func (e *Engine) Start(ctx context.Context) error {
+	now := e.now()
+	if err := e.loadLastRun(now); err != nil {
+		return err
+	}
+	for _, name := range e.Issuer.Services() {
+		s, err := e.loadService(name)
+		if err != nil {
+			return err
+		}
+		e.services[name] = s
+	}
+	if err := e.admit(ctx, now); err != nil {
+		return err
+	}
+	e.pass(ctx, e.names(), now)
+	return ctx.Err()
+}
+
+func (e *Engine) loadService(name string) (*service, error) {
+	leaf, known, err := e.Issuer.Current(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the records of %q: %w", name, err)
+	}
+	s := &service{State: State{Service: name, Known: known, Leaf: leaf}}
+	s.Fits = leaf != nil && e.Issuer.Fits(leaf)
+	return s, nil
+}
+
+// admit looks at every place before the first is written. Key material that no meshca wrote is no reason
+// to stand still for the others; another store's, or a newer state than the store's, is.
+func (e *Engine) admit(ctx context.Context, now time.Time) error {
+	refused := &RefusedError{}
+	for _, name := range e.names() {
+		s := e.services[name]
+		seen, err := e.observe(ctx, s)
+		if err != nil {
+			continue // named by the pass that follows
+		}
+		if action, no := refuse(s.State, e.world(now), seen, now); no && (seen.Mark != nil || seen.Ours) {
+			refused.Refusals = append(refused.Refusals, Refusal{name, e.Target.Place(name), action.Reason, action.Hint})
+		}
+	}
+	if len(refused.Refusals) > 0 {
+		return refused
+	}
+	return nil
+}
+
+// Run keeps the services until ctx ends. It returns nil then; what was begun is finished first.
+func (e *Engine) Run(ctx context.Context) error {
+	watching := e.watch(ctx)
+	defer func() { watching.stop() }()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var names []string
+		select {
+		case <-ctx.Done():
+			return nil
+		case policies := <-e.reload:
+			names = e.setCatalogue(policies)
+			watching.stop()
+			watching = e.watch(ctx)
+		case name := <-e.changed:
+			names = e.drain(name)
+		case <-timer.C:
+		}
+		now := e.now()
+		e.noticeClock(now)
+		if names == nil && !now.Before(e.nextSweep()) {
+			names = e.names()
+		}
+		e.pass(ctx, append(names, e.dueNames(now)...), now)
+		timer.Reset(min(max(e.wake(now).Sub(e.now()), 0), checkClock))
+	}
+}
+
+// watching is one run of the target's Watch.
+type watching struct{ stop func() }
+
+// watch runs the target's Watch in a goroutine until stop, which waits for its end.
+func (e *Engine) watch(parent context.Context) watching {
+	ctx, cancel := context.WithCancel(parent)
+	done := make(chan struct{})
+	go func() { // ends when ctx does: owned by Run, which calls stop
+		defer close(done)
+		err := e.Target.Watch(ctx, e.Issuer.Services(), func(name string) {
+			select {
+			case e.changed <- name:
+			case <-ctx.Done():
+			}
+		})
+		if err != nil && ctx.Err() == nil {
+			e.Log.Warn("cannot watch: changes are found by the sweep", "every", e.Sweep.String(), "error", err)
+		}
+	}()
+	return watching{stop: func() { cancel(); <-done }}
+}
+
+// drain takes all changes that are waiting, so that a burst of events is one pass.
+func (e *Engine) drain(first string) []string {
+	names := []string{first}
+	for {
+		select {
+		case name := <-e.changed:
+			names = append(names, name)
+		default:
+			if slices.Contains(names, "") {
+				return e.names()
+			}
+			return names
+		}
+	}
+}
+
+// Reload replaces the catalogue. It returns when the engine has taken it, or when ctx ends.
+func (e *Engine) Reload(ctx context.Context, policies []issuer.Policy) error {
+	select {
+	case e.reload <- policies:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// setCatalogue takes up new services, lets go of removed ones, and returns the names of all that are kept.
+func (e *Engine) setCatalogue(policies []issuer.Policy) []string {
+	e.Issuer.SetCatalogue(policies)
+	for _, name := range e.Issuer.Services() {
+		if s, kept := e.services[name]; kept {
+			s.Fits = s.Leaf != nil && e.Issuer.Fits(s.Leaf)
+			continue
+		}
+		s, err := e.loadService(name)
+		if err != nil {
+			e.Log.Error("service not taken up", "service", name, "error", err)
+			continue
+		}
+		e.services[name] = s
+	}
+	for _, name := range e.names() {
+		if _, kept := e.Issuer.Policy(name); !kept {
+			delete(e.services, name)
+			e.Log.Info("service removed from the catalogue: no longer kept, what it has stays",
+				"service", name, "place", e.Target.Place(name))
+		}
+	}
+	return e.names()
+}
+
+func (e *Engine) names() []string {
+	names := make([]string, 0, len(e.services))
+	for name := range e.services {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// now is the wall clock alone: the monotonic one stands still while a machine is suspended.
+func (e *Engine) now() time.Time { return e.Now().Round(0) }
+
+// world is what Step sees besides the service.
+func (e *Engine) world(now time.Time) World {
+	authority := e.Issuer.Authority()
+	return World{
+		Identity: authority.Identity(),
+		Epoch:    authority.Epoch(),
+		Bundle:   authority.Bundle(),
+		RenewAt:  e.RenewAt,
+		Run:      e.runDue(now),
+		NextRun:  e.Schedule.Next(now),
+	}
+}
+
+// pass works on the named services, a few at once. A pass over all of them that the schedule called for is
+// recorded when it is done, so that a crash in it is caught up.
+func (e *Engine) pass(ctx context.Context, names []string, now time.Time) {
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if e.runDue(now) {
+		names = e.names()
+	}
+	all := len(names) == len(e.services)
+	w := e.world(now)
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for _, name := range names {
+		s, kept := e.services[name]
+		if !kept {
+			continue
+		}
+		group.Go(func() error { // ends with the pass; owns s until then
+			e.serve(ctx, s, w, now)
+			if all {
+				return e.Target.Tidy(ctx, s.Service)
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	if all {
+		e.finishSweep(err, w, now)
+	}
+	e.publish(now)
+}
+
+// finishSweep prunes, records the run, and keeps what went wrong for the status.
+func (e *Engine) finishSweep(err error, w World, now time.Time) {
+	pruned, pruneErr := e.Issuer.Prune(now.Add(-e.Retain), pruneBatch)
+	if pruned > 0 {
+		e.Log.Info("pruned records of expired certificates", "count", pruned)
+	}
+	err = errors.Join(err, pruneErr)
+	if w.Run {
+		err = errors.Join(err, e.saveLastRun(now))
+	}
+	swept := Sweep{At: now}
+	if err != nil {
+		swept.Error = err.Error()
+	}
+	if swept.Error != e.sweep.Error && err != nil {
+		e.Log.Error("sweep incomplete", "error", err)
+	}
+	e.sweep = swept
+}
+
+func (e *Engine) nextSweep() time.Time { return e.sweep.At.Add(e.Sweep) }
+
+// dueNames lists the services whose turn has come outside the sweep: after a failure, when a heal is free
+// again, or because their leaf cannot wait.
+func (e *Engine) dueNames(now time.Time) []string {
+	var names []string
+	for name, s := range e.services {
+		if at := e.attention(s, now); !at.IsZero() && !now.Before(at) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// attention is when a service must be looked at outside the sweep, zero if the sweep will do.
+func (e *Engine) attention(s *service, now time.Time) time.Time {
+	if !s.retryAt.IsZero() {
+		return s.retryAt
+	}
+	if s.Leaf == nil || s.refused {
+		return time.Time{}
+	}
+	record := s.Leaf.Record()
+	due := Due(record, e.RenewAt)
+	if cannotWait(due, record.NotAfter, e.Schedule.Next(later(due, now))) {
+		return due
+	}
+	return time.Time{}
+}
+
+// wake is the next instant at which there may be something to do.
+func (e *Engine) wake(now time.Time) time.Time {
+	wake := e.nextSweep()
+	if next := e.Schedule.Next(e.lastRun); !next.IsZero() {
+		wake = earlier(wake, next)
+	}
+	for _, s := range e.services {
+		if at := e.attention(s, now); !at.IsZero() {
+			wake = earlier(wake, at)
+		}
+	}
+	return wake
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

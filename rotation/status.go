@@ -1,0 +1,136 @@
+package rotation
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meshca/meshca/store"
+	"github.com/meshca/meshca/verify"
+)
+
+// Status is what the engine knew after its newest pass.
+type Status struct {
+	Store    string          `json:"store"` // identity
+	Epoch    uint64          `json:"epoch"`
+	Bundle   string          `json:"bundleSHA256"`
+	Roots    []CAStatus      `json:"roots"`
+	Issuing  CAStatus        `json:"issuing"`
+	Services []ServiceStatus `json:"services"`
+	Sweep    Sweep           `json:"lastSweep"`
+	LastRun  time.Time       `json:"lastRun"` // of the schedule
+	NextRun  time.Time       `json:"nextRun"`
+}
+
+// CAStatus tells of one root or issuing CA.
+type CAStatus struct {
+	Name        string    `json:"name"`
+	Generation  int       `json:"generation"`
+	Fingerprint string    `json:"fingerprint"` // SHA-256, with colons
+	NotBefore   time.Time `json:"notBefore"`
+	NotAfter    time.Time `json:"notAfter"`
+}
+
+// The states of a service, as people are told.
+const (
+	StateKept    = "kept"    // all three files are as they should be
+	StateAlarm   = "alarm"   // kept, but somebody writes there again and again
+	StateRefused = "refused" // what is there is not ours to change
+	StateFailing = "failing" // it could not be brought to where it should be; Error says why
+)
+
+// ServiceStatus tells of one service.
+type ServiceStatus struct {
+	Name          string    `json:"name"`
+	Place         string    `json:"place"`
+	State         string    `json:"state"`
+	Serial        string    `json:"serial,omitempty"`
+	NotBefore     time.Time `json:"notBefore,omitzero"`
+	NotAfter      time.Time `json:"notAfter,omitzero"`
+	Due           time.Time `json:"due,omitzero"` // renewed in the first run from then on
+	ForeignWrites int       `json:"foreignWrites"`
+	Healed        int       `json:"healed"` // since the start
+	Issued        int       `json:"issued"` // since the start
+	LastHeal      time.Time `json:"lastHeal,omitzero"`
+	Error         string    `json:"error,omitempty"`
+	Hint          string    `json:"hint,omitempty"`
+}
+
+// Status is a snapshot; it must not be changed.
+func (e *Engine) Status() *Status { return e.status.Load() }
+
+// publish makes a new snapshot.
+func (e *Engine) publish(now time.Time) {
+	authority := e.Issuer.Authority()
+	issuing := authority.Issuing()
+	s := &Status{
+		Store:   authority.Identity(),
+		Epoch:   authority.Epoch(),
+		Bundle:  authority.Bundle().SHA256(),
+		Issuing: caStatus(issuing.Generation, issuing.Certificate),
+		Sweep:   e.sweep,
+		LastRun: e.lastRun,
+		NextRun: e.Schedule.Next(now),
+	}
+	for _, root := range authority.Roots() {
+		s.Roots = append(s.Roots, caStatus(root.Generation, root.Certificate))
+	}
+	for _, name := range e.names() {
+		s.Services = append(s.Services, e.serviceStatus(e.services[name], now))
+	}
+	e.status.Store(s)
+}
+
+func caStatus(generation int, c *x509.Certificate) CAStatus {
+	return CAStatus{Name: c.Subject.CommonName, Generation: generation, Fingerprint: verify.Fingerprint(c),
+		NotBefore: c.NotBefore, NotAfter: c.NotAfter}
+}
+
+func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
+	foreign := len(recent(s.Foreign, now))
+	status := ServiceStatus{
+		Name: s.Service, Place: e.Target.Place(s.Service), State: StateKept,
+		ForeignWrites: foreign, Healed: s.healed, Issued: s.issued, LastHeal: s.lastHeal,
+		Error: s.finding, Hint: s.hint,
+	}
+	switch {
+	case s.refused:
+		status.State = StateRefused
+	case s.finding != "":
+		status.State = StateFailing
+	case foreign >= alarmWrites:
+		status.State = StateAlarm
+		status.Hint = "find out who writes to " + status.Place
+	}
+	if s.Leaf != nil {
+		record := s.Leaf.Record()
+		status.Serial, status.NotBefore, status.NotAfter = record.Serial, record.NotBefore, record.NotAfter
+		status.Due = Due(record, e.RenewAt)
+	}
+	return status
+}
+
+// readyKey is written by Ready, to find out whether the store takes writes.
+const readyKey = "rotation/ready"
+
+// Ready says whether the store takes writes, a leaf can be signed, and the target answers. The error
+// joins all that do not.
+func (e *Engine) Ready(ctx context.Context) error {
+	now := e.now()
+	var failed []error
+	if err := e.Store.Update(func(w store.Writer) error {
+		w.Put(readyKey, []byte(now.UTC().Format(time.RFC3339)))
+		return nil
+	}); err != nil {
+		failed = append(failed, fmt.Errorf("store: %w", err))
+	}
+	if err := e.Issuer.Ready(now); err != nil {
+		failed = append(failed, fmt.Errorf("signing: %w", err))
+	}
+	if err := e.Target.Ready(ctx); err != nil {
+		failed = append(failed, fmt.Errorf("target: %w", err))
+	}
+	return errors.Join(failed...)
+}
