@@ -1,0 +1,218 @@
+// Package localdir keeps services' certificates in folders, one a service, for machines without a cluster.
+//
+// # What it guarantees
+//
+// A folder is laid out and swapped as the kubelet does it: the files are links through ..data, which is
+// a link to a timestamped folder that is written whole before ..data is renamed over. A reader who opens
+// ..data once, or watches it as Envoy's watched_directory does, never sees half a set. The replaced folder
+// stays for a while, for readers who are in the middle of it.
+//
+//	mesh/pgadmin/..data       → ..2026_11_24_03_00_00.123456789
+//	mesh/pgadmin/tls.crt      → ..data/tls.crt
+//	mesh/pgadmin/tls.key      → ..data/tls.key
+//	mesh/pgadmin/ca.crt       → ..data/ca.crt
+//	mesh/pgadmin/meshca.json  → ..data/meshca.json
+//
+// Other files in the folder are nobody's business here: they are left alone.
+//
+// # Whose key it is
+//
+// tls.key has mode 0600. Where the service's folder has the setgid bit, the files belong to the folder's
+// group and tls.key has mode 0640, so that a service that does not run as meshca's user can read it.
+package localdir
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshca/meshca/rotation"
+)
+
+// MarkFile holds the mark of the meshca that wrote a folder, as JSON.
+const MarkFile = "meshca.json"
+
+const (
+	dataLink = "..data"
+	// keep is how long a replaced folder stays for readers who opened it before the swap.
+	keep = 60 * time.Second
+	// maxFile is the most that is read of a file that others may have written.
+	maxFile = 1 << 20
+	// stamp is the form of a data folder's name, the kubelet's.
+	stamp = "..2006_01_02_15_04_05.000000000"
+)
+
+// files are the names of a set, in the order in which they are written.
+var files = []string{rotation.CertFile, rotation.KeyFile, rotation.CAFile, MarkFile}
+
+// mark is the form of MarkFile.
+type mark struct {
+	Store   string `json:"store"`
+	Service string `json:"service"`
+	Epoch   uint64 `json:"epoch"`
+	Bundle  string `json:"bundleSHA256"`
+	Serial  string `json:"serial"`
+}
+
+// A Target keeps the folders of services below one folder. It implements [rotation.Target].
+type Target struct {
+	root string
+	now  func() time.Time
+}
+
+// New makes the target for the folder at root, which is made when it is first written to.
+func New(root string, now func() time.Time) *Target {
+	return &Target{root: filepath.Clean(root), now: now}
+}
+
+// Place implements [rotation.Target]: the service's folder.
+func (t *Target) Place(service string) string { return filepath.Join(t.root, service) }
+
+// Ready implements [rotation.Target].
+func (t *Target) Ready(context.Context) error { return writable(t.root) }
+
+// Observe implements [rotation.Target]. It reads one set through one reading of ..data.
+func (t *Target) Observe(_ context.Context, service string) (rotation.Observation, error) {
+	dir := t.Place(service)
+	if err := writable(dir); err != nil {
+		return rotation.Observation{}, err
+	}
+	data, links := resolve(dir)
+	group := shared(dir)
+	o := rotation.Observation{}
+	if info, err := os.Stat(data); err == nil && info.Mode().Perm() != 0o755 {
+		o.Deviations = append(o.Deviations, rotation.Deviation{File: dataLink, Seen: fmt.Sprintf("mode %04o", info.Mode().Perm()), Wanted: "0755"})
+	}
+	content := make(map[string][]byte, len(files))
+	for _, name := range files {
+		// A link that leads elsewhere is what readers follow, so it is what counts.
+		path := filepath.Join(dir, name)
+		if links[name] {
+			path = filepath.Join(data, name)
+		}
+		value, mode, err := readFile(path)
+		if err != nil {
+			return o, err
+		}
+		content[name] = value
+		if value == nil {
+			continue
+		}
+		if !links[name] {
+			o.Deviations = append(o.Deviations, rotation.Deviation{File: name, Seen: "a file of its own", Wanted: "a link through " + dataLink})
+		}
+		if want := fileMode(name, group); mode != want {
+			o.Deviations = append(o.Deviations, rotation.Deviation{File: name, Seen: fmt.Sprintf("mode %04o", mode), Wanted: fmt.Sprintf("%04o", want)})
+		}
+	}
+	o.Cert, o.Key, o.CA = content[rotation.CertFile], content[rotation.KeyFile], content[rotation.CAFile]
+	o.Mark = parseMark(content[MarkFile])
+	if o.Mark != nil && !bytes.Equal(markJSON(*o.Mark), content[MarkFile]) {
+		o.Deviations = append(o.Deviations, rotation.Deviation{File: MarkFile, Seen: "other spelling", Wanted: "as written"})
+	}
+	return o, nil
+}
+
+// resolve reads ..data once, and tells which files are links through it.
+func resolve(dir string) (data string, links map[string]bool) {
+	links = make(map[string]bool, len(files))
+	name, err := os.Readlink(filepath.Join(dir, dataLink))
+	if err != nil || name != filepath.Base(name) {
+		return "", links
+	}
+	for _, file := range files {
+		to, err := os.Readlink(filepath.Join(dir, file))
+		links[file] = err == nil && to == filepath.Join(dataLink, file)
+	}
+	return filepath.Join(dir, name), links
+}
+
+// readFile reads a file that others may have replaced by anything. A missing one is nil; what is too large
+// or no regular file counts as foreign content, not as an error.
+func readFile(path string) (value []byte, mode fs.FileMode, err error) {
+	// O_NONBLOCK: opening a pipe that somebody put there must not wait for its writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):
+		return nil, 0, nil
+	case errors.Is(err, fs.ErrPermission):
+		return []byte("unreadable"), 0, nil
+	case err != nil:
+		return nil, 0, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return []byte("not a file of a set"), info.Mode().Perm(), nil
+	}
+	value, err = io.ReadAll(io.LimitReader(f, maxFile))
+	return value, info.Mode().Perm(), err
+}
+
+// fileMode is the mode that a file of a set has.
+func fileMode(name string, shared bool) fs.FileMode {
+	switch {
+	case name != rotation.KeyFile:
+		return 0o644
+	case shared:
+		return 0o640
+	}
+	return 0o600
+}
+
+// shared says whether the folder is given to a group by its setgid bit.
+func shared(dir string) bool {
+	info, err := os.Stat(dir)
+	return err == nil && info.Mode()&fs.ModeSetgid != 0
+}
+
+// writable says why nothing could be written into dir, or into the nearest folder above that exists.
+func writable(dir string) error {
+	for {
+		info, err := os.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+			dir = filepath.Dir(dir)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !info.IsDir() {
+			return fmt.Errorf("%s is not a folder", dir)
+		}
+		if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+			return fmt.Errorf("folder %s cannot be written: %w", dir, err)
+		}
+		return nil
+	}
+}
+
+func markJSON(m rotation.Mark) []byte {
+	data, err := json.MarshalIndent(mark(m), "", "  ")
+	if err != nil {
+		panic("localdir: a mark is strings and a number: " + err.Error())
+	}
+	return append(data, '\n')
+}
+
+// parseMark reads a mark, nil where it is none.
+func parseMark(data []byte) *rotation.Mark {
+	var m mark
+	if json.Unmarshal(data, &m) != nil || m.Store == "" {
+		return nil
+	}
+	parsed := rotation.Mark(m)
+	return &parsed
+}

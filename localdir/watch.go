@@ -1,0 +1,114 @@
+package localdir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// Watch implements [rotation.Target]. It watches the folder above all services, theirs, each service's, and
+// each service's current data folder: a write through a link lands there without an event in the folder
+// that holds the link.
+func (t *Target) Watch(ctx context.Context, services []string, changed func(service string)) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return err
+	}
+	watch := &watch{Target: t, fs: w, services: services, data: make(map[string]string)}
+	defer w.Close()
+	watch.cover()
+	changed("") // what changed before the watch stood
+	for watch.err == nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case event, ok := <-w.Events:
+			if !ok {
+				return errors.New("the watcher has ended")
+			}
+			if service, concerns := watch.concerns(event.Name); concerns {
+				watch.coverFor(service)
+				changed(service)
+			}
+		case err, ok := <-w.Errors:
+			if !ok {
+				return errors.New("the watcher has ended")
+			}
+			if !errors.Is(err, fsnotify.ErrEventOverflow) {
+				return err
+			}
+			watch.cover() // events were lost: look at all
+			changed("")
+		}
+	}
+	return watch.err
+}
+
+// watch is the state of one run of Watch, owned by its goroutine.
+type watch struct {
+	*Target
+	fs       *fsnotify.Watcher
+	services []string
+	data     map[string]string // the data folder watched for each service
+	err      error             // the first watch that could not be set
+}
+
+// concerns tells which service the path belongs to, "" for all of them.
+func (w *watch) concerns(path string) (service string, concerns bool) {
+	if path == w.root {
+		return "", true
+	}
+	rest, below := strings.CutPrefix(path, w.root+string(filepath.Separator))
+	if !below {
+		return "", false // something beside our folder
+	}
+	name, _, _ := strings.Cut(rest, string(filepath.Separator))
+	for _, s := range w.services {
+		if s == name {
+			return s, true
+		}
+	}
+	return "", false
+}
+
+// cover sets all watches anew.
+func (w *watch) cover() {
+	w.add(filepath.Dir(w.root))
+	w.add(w.root)
+	for _, s := range w.services {
+		w.coverFor(s)
+	}
+}
+
+// coverFor sets the watches of one service, or all, anew: a folder that was removed and made again has
+// lost its watch, and a swap has made another data folder the current one.
+func (w *watch) coverFor(service string) {
+	if service == "" {
+		w.cover()
+		return
+	}
+	dir := w.Place(service)
+	w.add(dir)
+	data, _ := resolve(dir)
+	if old := w.data[service]; old != data && old != "" {
+		// It may be gone, and its watch with it.
+		_ = w.fs.Remove(old)
+	}
+	w.data[service] = data
+	if data != "" {
+		w.add(data)
+	}
+}
+
+// add watches a folder. One that is not there is watched when the folder above it tells of it. Any other
+// failure, such as a system that has no watches left, ends the watch.
+func (w *watch) add(dir string) {
+	if err := w.fs.Add(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && w.err == nil {
+		w.err = fmt.Errorf("watch %s: %w", dir, err)
+	}
+}
