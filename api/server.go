@@ -1,0 +1,121 @@
+// Package api answers over HTTP: health, readiness and metrics on a TCP address, the status on a Unix
+// socket that only the owner of the store may open.
+//
+// # Concurrency
+//
+// Handlers run on net/http's goroutines and read snapshots; none of them waits for the engine.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/meshca/meshca/rotation"
+)
+
+// An Engine is what the handlers ask.
+type Engine interface {
+	// Status is a snapshot of the newest pass.
+	Status() *rotation.Status
+	// Ready says what does not work, nil if all does.
+	Ready(ctx context.Context) error
+}
+
+const (
+	readyEvery   = 5 * time.Second // /readyz asks the engine at most this often: it is a write to the store
+	readyTimeout = 2 * time.Second
+	shutdownWait = 2 * time.Second
+)
+
+// Observability serves /healthz (the process answers), /readyz (it can do its work; 503 says in words what
+// is away) and /metrics (Prometheus).
+func Observability(e Engine, metrics prometheus.Gatherer) http.Handler {
+	mux := http.NewServeMux()
+	ready := &readiness{engine: e}
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := ready.check(r.Context()); err != nil {
+			writeText(w, http.StatusServiceUnavailable, "not ready: "+strings.ReplaceAll(err.Error(), "\n", "; "))
+			return
+		}
+		writeText(w, http.StatusOK, "ok")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// Status serves GET /v1/status as JSON.
+func Status(e Engine) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		// The caller may have gone: nobody is left to tell.
+		_ = json.NewEncoder(w).Encode(e.Status())
+	})
+	return mux
+}
+
+func writeText(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(text + "\n"))
+}
+
+// readiness remembers the newest answer for a few seconds.
+type readiness struct {
+	engine Engine
+	mu     sync.Mutex // held while asking, so that many callers ask once
+	at     time.Time
+	err    error
+}
+
+func (r *readiness) check(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Since(r.at) < readyEvery && !r.at.IsZero() {
+		return r.err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	r.err = r.engine.Ready(ctx)
+	r.at = time.Now()
+	return r.err
+}
+
+// Serve answers on the listener until ctx ends, then closes it and waits a moment for answers under way.
+func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	server := &http.Server{
+		Handler:           http.MaxBytesHandler(h, 64<<10),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       30 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan error, 1)
+	go func() { // ends with ctx: owned by Serve, which waits for it
+		<-ctx.Done()
+		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
+		defer cancel()
+		stopped <- server.Shutdown(wait)
+	}()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	if err := <-stopped; err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
