@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"reflect"
+	"syscall"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/meshca/meshca/config"
+)
+
+// reloadOnChange takes up the list of services anew on SIGHUP and when the file changes, until ctx ends.
+func (s *server) reloadOnChange(ctx context.Context) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer watcher.Close()
+	// The folder, not the file: editors and the kubelet replace a file instead of writing it.
+	if err := watcher.Add(filepath.Dir(s.path)); err != nil {
+		s.log.Warn("cannot watch the config file: send SIGHUP after a change", "file", s.path, "error", err)
+	}
+	last, err := os.ReadFile(s.path)
+	if err != nil {
+		return err
+	}
+	for {
+		asked := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			asked = true
+		case <-watcher.Events:
+		case <-watcher.Errors: // an overflow: look whether the file has changed
+		}
+		// A file that is away for a moment is being replaced: its coming back is another event.
+		now, err := os.ReadFile(s.path)
+		if !asked && (err != nil || bytes.Equal(now, last)) {
+			continue
+		}
+		last = now
+		s.reload(ctx)
+	}
+}
+
+// reload takes up the file's services. A bad file changes nothing and is named.
+func (s *server) reload(ctx context.Context) {
+	cfg, err := config.Load(s.path)
+	if err != nil {
+		s.log.Error("config file refused: nothing changes", "file", s.path, "error", err)
+		return
+	}
+	for _, field := range needRestart(s.cfg, cfg) {
+		s.log.Warn("this change needs a restart", "file", s.path, "field", field)
+	}
+	next := *s.cfg
+	next.Services = cfg.Services
+	if err := s.engine.Reload(ctx, policies(&next)); err != nil {
+		return // the program is ending
+	}
+	s.cfg.Services = cfg.Services
+	s.log.Info("config file read again", "file", s.path, "services", len(cfg.Services))
+}
+
+// needRestart lists the top-level fields, other than the services, in which two configs differ.
+func needRestart(running, read *config.Config) []string {
+	var fields []string
+	a, b := reflect.ValueOf(running).Elem(), reflect.ValueOf(read).Elem()
+	for i := range a.NumField() {
+		field := a.Type().Field(i)
+		if !field.IsExported() || field.Name == "Services" {
+			continue
+		}
+		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			fields = append(fields, fmt.Sprint(field.Tag.Get("yaml")))
+		}
+	}
+	return fields
+}

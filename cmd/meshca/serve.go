@@ -1,0 +1,285 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"github.com/meshca/meshca/api"
+	"github.com/meshca/meshca/ca"
+	"github.com/meshca/meshca/config"
+	"github.com/meshca/meshca/issuer"
+	"github.com/meshca/meshca/localdir"
+	"github.com/meshca/meshca/profile"
+	"github.com/meshca/meshca/rotation"
+	"github.com/meshca/meshca/store"
+)
+
+// lockTimeout is how long a start waits for the process that still holds the store to end.
+const lockTimeout = 5 * time.Second
+
+type serveOptions struct {
+	config  string
+	log     string
+	newRoot bool
+	yes     bool
+}
+
+func serveCommand() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:   "serve --config FILE",
+		Short: "Issue, keep and renew the certificates of every service in the catalogue",
+		Long: `Run the certificate authority in the foreground until SIGINT or SIGTERM.
+
+The first start makes the seal, the root and the issuing CA. Every service of the catalogue gets a folder
+with tls.crt, tls.key and ca.crt; whatever anybody does to them is put right at once. The list of services
+is read again on SIGHUP and when the file changes; a bad file changes nothing.
+
+Exit code: 0 stopped by a signal, 1 refused (the line says why, the hints say how to go on).`,
+		Example: `  meshca serve --config meshca.yaml
+  meshca serve --config meshca.yaml --new-root   # the store is lost for good: says first what breaks`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd, o) },
+	}
+	configFlag(cmd, &o.config)
+	cmd.Flags().StringVar(&o.log, "log", "auto", "`FORM` of the log on stderr: text, json, or auto (text on a terminal)")
+	cmd.Flags().BoolVar(&o.newRoot, "new-root", false, "found a new CA although an older store was lost; says what breaks and asks")
+	cmd.Flags().BoolVar(&o.yes, "yes", false, "with --new-root: do not ask")
+	return cmd
+}
+
+// serve loads, builds and runs.
+func serve(cmd *cobra.Command, o serveOptions) error {
+	log, text, err := logger(o.log, cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	cfg, err := loadConfig(o.config)
+	if err != nil {
+		return err
+	}
+	for _, w := range cfg.Warnings() {
+		log.Warn(w.Error(), "file", o.config, "line", w.Line)
+	}
+	s := &server{cfg: cfg, path: o.config, log: log}
+	defer s.close()
+	if err := s.build(cmd, o); err != nil {
+		return refused(err)
+	}
+	if err := s.engine.Start(cmd.Context()); err != nil && cmd.Context().Err() == nil {
+		return refused(err)
+	}
+	if text {
+		writeBanner(cmd.OutOrStdout(), s)
+	} else {
+		s.logStart()
+	}
+	err = s.run(cmd.Context())
+	if err == nil && text {
+		fmt.Fprintf(cmd.OutOrStdout(), "stopped; store %s, seal %s and folders %s stay on disk\n",
+			cfg.Store.Bolt.Path, cfg.Seal.KeyFile, cfg.Target.Directory.Path)
+	}
+	return err
+}
+
+// refused gives the errors of a start their hints, and the exit code of a refusal.
+func refused(err error) error {
+	f := &failure{err: err, code: exitNo}
+	var known *failure
+	var lost *rotation.LostError
+	var places *rotation.RefusedError
+	switch {
+	case errors.As(err, &known):
+		return err
+	case errors.As(err, &lost):
+		f.hints = lost.Hints
+	case errors.As(err, &places):
+		for _, r := range places.Refusals {
+			f.hints = append(f.hints, fmt.Sprintf("%s: %s", r.Place, r.Hint))
+		}
+	case errors.Is(err, store.ErrLocked):
+		f.hints = []string{"one process holds a store: stop the other one, or give this one a store of its own (store.bolt.path)"}
+	}
+	return f
+}
+
+// server is the wired program.
+type server struct {
+	cfg     *config.Config
+	path    string
+	log     *slog.Logger
+	store   store.Store
+	size    func() int64
+	engine  *rotation.Engine
+	metrics net.Listener
+	socket  net.Listener
+}
+
+func (s *server) build(cmd *cobra.Command, o serveOptions) error {
+	target := localdir.New(s.cfg.Target.Directory.Path, time.Now)
+	authority, err := s.boot(cmd, o, target)
+	if err != nil {
+		return err
+	}
+	if err := authority.CheckTime(time.Now()); err != nil {
+		return &failure{err: err, code: exitNo, hints: []string{
+			"if the clock is right: move the store and its seal away and start with --new-root, which says what will break"}}
+	}
+	if err := s.listen(); err != nil {
+		return err
+	}
+	issue := issuer.New(s.store, authority)
+	issue.SetCatalogue(policies(s.cfg))
+	s.engine = rotation.New(rotation.Config{
+		Store:    s.store,
+		Issuer:   issue,
+		Target:   target,
+		Schedule: s.cfg.Schedule(),
+		RenewAt:  s.cfg.Leaf.RenewAt,
+		Sweep:    s.cfg.Sweep.Std(),
+		Retain:   s.cfg.Store.Retain.Std(),
+		Now:      time.Now,
+		Log:      s.log,
+	})
+	return nil
+}
+
+// boot opens the store and finds or founds the CA in it.
+func (s *server) boot(cmd *cobra.Command, o serveOptions, target rotation.Target) (*ca.Authority, error) {
+	path := s.cfg.Store.Bolt.Path
+	exists, err := store.BoltExists(path)
+	if err != nil {
+		return nil, err
+	}
+	boot := &rotation.Boot{
+		StorePath: path,
+		SealPath:  s.cfg.Seal.KeyFile,
+		Exists:    exists,
+		Open: func() (store.Store, error) {
+			bolt, err := store.OpenBolt(path, lockTimeout)
+			if err != nil {
+				return nil, err
+			}
+			s.size = bolt.Size
+			return bolt, nil
+		},
+		Target: target,
+		Params: ca.Params{
+			Key:             s.cfg.CA.Key,
+			RootLifetime:    s.cfg.CA.Root.Lifetime.Std(),
+			IssuingLifetime: s.cfg.CA.Issuing.Lifetime.Std(),
+			LeafBackdate:    s.cfg.Leaf.Backdate.Std(),
+		},
+		Now:     time.Now(),
+		Log:     s.log,
+		NewRoot: o.newRoot,
+		Confirm: func(breaks []string) error { return confirm(cmd, breaks, o.yes) },
+	}
+	for _, service := range s.cfg.Services {
+		boot.Services = append(boot.Services, service.Name)
+	}
+	var authority *ca.Authority
+	s.store, authority, err = boot.Run(cmd.Context())
+	return authority, err
+}
+
+// policies is the catalogue as the issuer knows it.
+func policies(cfg *config.Config) []issuer.Policy {
+	list := make([]issuer.Policy, len(cfg.Services))
+	for i, s := range cfg.Services {
+		list[i] = issuer.Policy{
+			Service: s.Name,
+			Identity: profile.Identity{
+				CommonName:  s.CommonName,
+				DNSNames:    s.DNSNames,
+				IPAddresses: s.IPAddresses,
+				URI:         profile.SPIFFEID(cfg.TrustDomain, s.Namespace, s.Name),
+			},
+			Key:          s.Key,
+			Lifetime:     cfg.Leaf.Lifetime.Std(),
+			Backdate:     cfg.Leaf.Backdate.Std(),
+			MinRemaining: cfg.Leaf.MinRemaining.Std(),
+		}
+	}
+	return list
+}
+
+// confirm shows what breaks, and asks on a terminal; without one it wants --yes.
+func confirm(cmd *cobra.Command, breaks []string, yes bool) error {
+	out := cmd.ErrOrStderr()
+	fmt.Fprintln(out, strings.Join(breaks, "\n"))
+	if yes {
+		return nil
+	}
+	if in, ok := cmd.InOrStdin().(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
+		return &failure{err: errors.New("a new root needs a yes, and there is no terminal to ask on"), code: exitNo,
+			hints: []string{"run it on a terminal, or add --yes"}}
+	}
+	fmt.Fprint(out, "Found a new root? [y/N] ")
+	answer, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+		return &failure{err: errors.New("nothing was changed"), code: exitNo}
+	}
+	return nil
+}
+
+// listen takes the addresses before anything is written to the target.
+func (s *server) listen() (err error) {
+	address := s.cfg.Listen.Metrics
+	if s.metrics, err = net.Listen("tcp", address); err != nil {
+		f := &failure{err: fmt.Errorf("listen.metrics: %w", err), code: exitNo}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			f.err = fmt.Errorf("listen.metrics: %s is taken by another process", address)
+		}
+		f.hints = []string{"change listen.metrics in " + s.path}
+		return f
+	}
+	s.socket, err = api.ListenUnix(socketPath(s.cfg))
+	return err
+}
+
+// run serves until ctx ends. Every goroutine of the program is started here, or below and waited for.
+func (s *server) run(ctx context.Context) error {
+	registry := api.NewRegistry(s.engine, s.size, version)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return api.Serve(ctx, s.metrics, api.Observability(s.engine, registry), s.log) })
+	group.Go(func() error { return api.Serve(ctx, s.socket, api.Status(s.engine), s.log) })
+	group.Go(func() error { return s.reloadOnChange(ctx) })
+	group.Go(func() error { return s.engine.Run(ctx) })
+	return group.Wait()
+}
+
+// close releases what build took; a store that cannot be closed has committed everything before.
+func (s *server) close() {
+	var errs []error
+	for _, l := range []net.Listener{s.metrics, s.socket} {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		s.log.Error("close", "error", err)
+	}
+}

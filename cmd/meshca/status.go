@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshca/meshca/api"
+	"github.com/meshca/meshca/config"
+	"github.com/meshca/meshca/rotation"
+)
+
+// socketPath is the Unix socket of the process that holds the store: it lies beside it.
+func socketPath(cfg *config.Config) string {
+	return filepath.Join(filepath.Dir(cfg.Store.Bolt.Path), "meshca.sock")
+}
+
+func statusCommand() *cobra.Command {
+	var configPath, output string
+	cmd := &cobra.Command{
+		Use:   "status --config FILE",
+		Short: "Ask the running process what it keeps",
+		Long: `Ask the running process, through the socket beside its store, what it keeps: the CA, the trust bundle,
+each service's certificate, when it is due, and what stands in the way.
+
+Exit code: 0 every service is kept, 1 something stands in the way, 2 no process runs.`,
+		Example: `  meshca status --config meshca.yaml
+  meshca status --config meshca.yaml -o json | jq .services`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			cfg, err := loadConfig(configPath)
+			if err != nil {
+				return err
+			}
+			return showStatus(cmd, socketPath(cfg), configPath, output)
+		},
+	}
+	configFlag(cmd, &configPath)
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+func showStatus(cmd *cobra.Command, socket, configPath, output string) error {
+	body, err := askStatus(cmd.Context(), socket)
+	if err != nil {
+		return &failure{err: fmt.Errorf("no process runs for %s: %w", configPath, err), code: exitUnknown,
+			hints: []string{"meshca serve --config " + configPath}}
+	}
+	var s rotation.Status
+	if err := json.Unmarshal(body, &s); err != nil {
+		return fmt.Errorf("read the status: %w", err)
+	}
+	if output == "json" {
+		_, err = cmd.OutOrStdout().Write(body)
+	} else {
+		err = writeStatus(cmd.OutOrStdout(), &s)
+	}
+	if err != nil {
+		return err
+	}
+	for _, service := range s.Services {
+		if service.State != rotation.StateKept {
+			return errQuietNo
+		}
+	}
+	if s.Sweep.Error != "" {
+		return errQuietNo
+	}
+	return nil
+}
+
+// askStatus asks the process at the socket.
+func askStatus(ctx context.Context, socket string) ([]byte, error) {
+	client := &http.Client{
+		Timeout: 5 * time.Second,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return api.DialUnix(ctx, socket)
+		}},
+	}
+	defer client.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://meshca/v1/status", nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) {
+			return nil, fmt.Errorf("%s: %w", socket, op.Err)
+		}
+		return nil, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answered %s", socket, response.Status)
+	}
+	return io.ReadAll(io.LimitReader(response.Body, 64<<20))
+}
+
+// writeStatus prints the status for people.
+func writeStatus(w io.Writer, s *rotation.Status) error {
+	now := time.Now()
+	for _, root := range s.Roots {
+		fmt.Fprintf(w, "root      %s  expires %s\n          SHA-256 %s\n", root.Name, day(root.NotAfter), root.Fingerprint)
+	}
+	fmt.Fprintf(w, "issuing   %s  expires %s\n", s.Issuing.Name, day(s.Issuing.NotAfter))
+	fmt.Fprintf(w, "bundle    SHA-256 %s  epoch %d\n", s.Bundle, s.Epoch)
+	fmt.Fprintf(w, "store     %s\n", s.Store)
+	fmt.Fprintf(w, "sweep     last %s; schedule last %s, next %s\n\n", ago(s.Sweep.At, now), ago(s.LastRun, now), day(s.NextRun))
+
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "SERVICE\tSTATE\tSERIAL\tEXPIRES\tDUE\tHEALED\tLAST HEAL")
+	for _, v := range s.Services {
+		serial, expires, due := "-", "-", "-"
+		if v.Serial != "" {
+			serial, expires, due = v.Serial, day(v.NotAfter), day(v.Due)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", v.Name, v.State, serial, expires, due, v.Healed, ago(v.LastHeal, now))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return writeTroubles(w, s)
+}
+
+// writeTroubles prints what stands in the way, with the ways on.
+func writeTroubles(w io.Writer, s *rotation.Status) error {
+	for _, v := range s.Services {
+		switch {
+		case v.Error != "":
+			fmt.Fprintf(w, "\n%s %s: %s %s\n", v.State, v.Name, v.Place, v.Error)
+		case v.State == rotation.StateAlarm:
+			fmt.Fprintf(w, "\n%s %s: %d foreign writes within ten minutes\n", v.State, v.Name, v.ForeignWrites)
+		default:
+			continue
+		}
+		if v.Hint != "" {
+			fmt.Fprintf(w, "  hint: %s\n", v.Hint)
+		}
+	}
+	if s.Sweep.Error != "" {
+		fmt.Fprintf(w, "\nlast sweep: %s\n", s.Sweep.Error)
+	}
+	return nil
+}
+
+func day(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.UTC().Format("2006-01-02 15:04 UTC")
+}
+
+func ago(t, now time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return now.Sub(t).Round(time.Second).String() + " ago"
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshca/meshca/localdir"
+	"github.com/meshca/meshca/verify"
+)
+
+func verifyCommand() *cobra.Command {
+	var configPath, output string
+	cmd := &cobra.Command{
+		Use:   "verify {--config FILE | DIR…}",
+		Short: "Say who would refuse whom, and why",
+		Long: `Read what each service presents and trusts, and print who would refuse whom.
+
+It needs no running process, and reads folders that meshca has never seen. A DIR is the folder of one
+service (tls.crt, tls.key, ca.crt), a folder of such folders, or a flat folder of NAME.crt, NAME.key and
+one ca.crt. Nothing is written.
+
+Exit code: 0 all go together, 1 there are findings, 2 something could not be read.`,
+		Example: `  meshca verify --config meshca.yaml
+  meshca verify /etc/mesh/certs
+  meshca verify mesh/envoy mesh/pgadmin -o json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			services, err := readServices(configPath, args)
+			if err != nil {
+				return err
+			}
+			return printReport(cmd, verify.Check(services, time.Now()), output)
+		},
+	}
+	configFlag(cmd, &configPath)
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+func outputFlag(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", "table", "`FORM` of the answer: table or json")
+}
+
+// checkOutput refuses an unknown form of the answer.
+func checkOutput(output string) error {
+	if output != "table" && output != "json" {
+		return &failure{err: fmt.Errorf("-o %q is not table or json", output), code: exitUnknown}
+	}
+	return nil
+}
+
+// readServices reads the services of a catalogue, or of folders.
+func readServices(configPath string, dirs []string) ([]verify.Service, error) {
+	if (configPath == "") == (len(dirs) == 0) {
+		return nil, &failure{err: errors.New("verify takes either --config FILE or folders"), code: exitUnknown,
+			hints: []string{"meshca verify --help"}}
+	}
+	if configPath == "" {
+		return readDirs(dirs)
+	}
+	cfg, err := loadConfig(configPath)
+	if err != nil {
+		return nil, err
+	}
+	target := localdir.New(cfg.Target.Directory.Path, time.Now)
+	var services []verify.Service
+	for _, s := range cfg.Services {
+		service, err := localdir.ReadService(s.Name, target.Place(s.Name))
+		if err != nil {
+			return nil, err
+		}
+		services = append(services, service)
+	}
+	return services, nil
+}
+
+// readDirs reads several folders; services of one name are told apart by their folders.
+func readDirs(dirs []string) ([]verify.Service, error) {
+	var all []verify.Service
+	count := make(map[string]int)
+	from := make([]string, 0)
+	for _, dir := range dirs {
+		services, err := localdir.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range services {
+			count[s.Name]++
+			from = append(from, dir)
+			all = append(all, s)
+		}
+	}
+	for i := range all {
+		if count[all[i].Name] > 1 {
+			all[i].Name = filepath.Join(from[i], all[i].Name)
+		}
+	}
+	return all, nil
+}
+
+func printReport(cmd *cobra.Command, report *verify.Report, output string) error {
+	if err := checkOutput(output); err != nil {
+		return err
+	}
+	if output == "json" {
+		encoder := json.NewEncoder(cmd.OutOrStdout())
+		encoder.SetIndent("", "  ")
+		if err := encoder.Encode(report); err != nil {
+			return err
+		}
+	} else if err := report.WriteTable(cmd.OutOrStdout()); err != nil {
+		return err
+	}
+	if !report.OK() {
+		return errQuietNo
+	}
+	return nil
+}
