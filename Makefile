@@ -1,0 +1,42 @@
+# make run    the local example: five services, one trust
+# make test   all tests; needs only Go
+# make help   the rest
+
+EXAMPLE := examples/local
+GO      ?= go
+
+.PHONY: help build run run-clean test race kill bench fuzz generate
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
+
+build: ## build bin/meshca
+	@$(GO) build -trimpath -ldflags="-s -w" -o bin/meshca ./cmd/meshca
+
+run: build ## start the local example in the foreground
+	@sh $(EXAMPLE)/run.sh
+
+run-clean: ## remove the local example's data/, seal/ and mesh/; asks first
+	@sh $(EXAMPLE)/clean.sh
+
+test: ## run all tests; what this machine lacks is skipped, and named at the end
+	@skips=$$(mktemp) && MESHCA_TEST_SKIPS=$$skips $(GO) test -count=1 ./...; status=$$?; \
+	if [ -s $$skips ]; then echo; echo "skipped for what this machine lacks:"; sort -u $$skips | sed 's/^/  /'; fi; \
+	rm -f $$skips; exit $$status
+
+race: ## run all tests with the race detector; needs a C compiler
+	@$(GO) test -race ./...
+
+kill: ## kill the program 1000 times at random points, and check every invariant after each
+	@MESHCA_KILL_ROUNDS=1000 $(GO) test -count=1 -timeout 60m -v -run TestKill ./test/e2e
+
+bench: ## measure against the floors, interleaved, and print docs/performance.md's table
+	@$(GO) run ./test/bench
+
+fuzz: ## fuzz each parser of outside bytes for a minute
+	@$(GO) test -run xxx -fuzz FuzzParse$$ -fuzztime 60s ./config
+	@$(GO) test -run xxx -fuzz FuzzParseSchedule -fuzztime 60s ./config
+	@$(GO) test -run xxx -fuzz FuzzCheck -fuzztime 60s -fuzzminimizetime 10x ./verify
+
+generate: ## make the generated files anew
+	@$(GO) generate ./...
