@@ -61,8 +61,8 @@ func OpenSeal(path string) (*Seal, error) {
 		return nil, fmt.Errorf("seal %s is not a regular file", path)
 	}
 	if others := info.Mode().Perm() & 0o077; others != 0 {
-		return nil, fmt.Errorf("seal %s has mode %04o: others than its owner may use it (chmod 600 %s, and think of it as known to them)",
-			path, info.Mode().Perm(), path)
+		return nil, fmt.Errorf("seal %s has mode %04o: others than its owner may use it, so think of it as known to them",
+			path, info.Mode().Perm())
 	}
 	secret, err := os.ReadFile(path)
 	if err != nil {

@@ -77,14 +77,16 @@ func ReadDir(dir string) ([]verify.Service, error) {
 	return services, err
 }
 
-// isService says whether dir holds at least one file of a set.
+// isService says whether dir is the folder of one service: it holds tls.crt or tls.key, or ca.crt and no
+// other certificate. A flat folder of several services holds ca.crt too.
 func isService(dir string) bool {
-	for _, file := range []string{rotation.CertFile, rotation.KeyFile, rotation.CAFile} {
+	for _, file := range []string{rotation.CertFile, rotation.KeyFile} {
 		if _, err := os.Stat(filepath.Join(dir, file)); err == nil {
 			return true
 		}
 	}
-	return false
+	certificates, err := fs.Glob(os.DirFS(dir), "*.crt")
+	return err == nil && len(certificates) == 1 && certificates[0] == rotation.CAFile
 }
 
 // readFlat reads NAME.crt and NAME.key beside one ca.crt that all of them trust.

@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 )
+
+// settle is how long after the first event of a burst a change is told: who writes a file empties it first,
+// and the line that tells of the healing should name what was written.
+const settle = 10 * time.Millisecond
 
 // Watch implements [rotation.Target]. It watches the folder above all services, theirs, each service's, and
 // each service's current data folder: a write through a link lands there without an event in the folder
@@ -23,17 +28,28 @@ func (t *Target) Watch(ctx context.Context, services []string, changed func(serv
 	defer w.Close()
 	watch.cover()
 	changed("") // what changed before the watch stood
+	waiting := make(map[string]bool)
+	settled := time.NewTimer(0)
+	defer settled.Stop()
 	for watch.err == nil {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-settled.C:
+			for service := range waiting {
+				changed(service)
+			}
+			clear(waiting)
 		case event, ok := <-w.Events:
 			if !ok {
 				return errors.New("the watcher has ended")
 			}
 			if service, concerns := watch.concerns(event.Name); concerns {
 				watch.coverFor(service)
-				changed(service)
+				if len(waiting) == 0 {
+					settled.Reset(settle)
+				}
+				waiting[service] = true
 			}
 		case err, ok := <-w.Errors:
 			if !ok {
@@ -55,7 +71,7 @@ type watch struct {
 	fs       *fsnotify.Watcher
 	services []string
 	data     map[string]string // the data folder watched for each service
-	err      error             // the first watch that could not be set
+	err      error             // the watches that could not be set
 }
 
 // concerns tells which service the path belongs to, "" for all of them.
@@ -105,10 +121,11 @@ func (w *watch) coverFor(service string) {
 	}
 }
 
-// add watches a folder. One that is not there is watched when the folder above it tells of it. Any other
-// failure, such as a system that has no watches left, ends the watch.
+// add watches a folder. Where the system has no watches left, the watch as a whole ends. A place that cannot
+// be watched for what it is (absent, no folder, a loop of links) is seen by the watch of the folder above.
 func (w *watch) add(dir string) {
-	if err := w.fs.Add(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && w.err == nil {
-		w.err = fmt.Errorf("watch %s: %w", dir, err)
+	err := w.fs.Add(dir)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EMFILE) {
+		w.err = errors.Join(w.err, fmt.Errorf("watch %s: %w", dir, err))
 	}
 }

@@ -86,7 +86,7 @@ func (b *Boot) open(st store.Store) (*ca.Authority, error) {
 		return nil, &LostError{Reason: fmt.Sprintf("store %s is there, but its %v", b.StorePath, err), Hints: back}
 	}
 	if err != nil {
-		return nil, err
+		return nil, &LostError{Reason: err.Error(), Hints: []string{"a seal is a file of its owner alone (chmod 600), exactly as it was made"}}
 	}
 	authority, err := ca.Open(st, seal)
 	if errors.Is(err, ca.ErrWrongSeal) {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/meshca/meshca/ca"
@@ -166,7 +167,12 @@ func compare(s State, w World, seen Seen) []Deviation {
 	if want := s.mark(w); seen.Mark == nil || *seen.Mark != want {
 		found = append(found, Deviation{"mark", describeMark(seen.Mark), "epoch " + fmt.Sprint(want.Epoch) + " serial " + want.Serial})
 	}
-	return append(found, seen.Deviations...)
+	for _, d := range seen.Deviations {
+		if !slices.ContainsFunc(found, func(f Deviation) bool { return f.File == d.File }) {
+			found = append(found, d)
+		}
+	}
+	return found
 }
 
 // keyIsThere says whether the target holds the private key of the recorded leaf. The record has the

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -41,7 +42,8 @@ var (
 
 // Bolt is a store in one bbolt file.
 type Bolt struct {
-	db *bolt.DB
+	db     *bolt.DB
+	filled atomic.Int64 // bytes of the file that are written, see fill
 }
 
 // BoltExists says whether there is a store file at path; an empty file, which a crash in the first
@@ -75,9 +77,13 @@ func OpenBolt(path string, lockTimeout time.Duration) (*Bolt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
+	db.AllocSize = allocSize
 	b := &Bolt{db: db}
 	if err := b.prepare(path); err != nil {
 		return nil, errors.Join(err, db.Close())
+	}
+	if err := b.fill(); err != nil {
+		return nil, errors.Join(fmt.Errorf("fill store %s: %w", path, err), db.Close())
 	}
 	// bbolt syncs the file but not the folder that names it: without this a power cut can lose the store.
 	if err := syncDir(dir); err != nil {
@@ -85,6 +91,9 @@ func OpenBolt(path string, lockTimeout time.Duration) (*Bolt, error) {
 	}
 	return b, nil
 }
+
+// allocSize is by how many bytes the file grows at once.
+const allocSize = 2 << 20
 
 // mapSize is the address space mapped at once, in bytes; memory is used only for what is read. A file that
 // outgrows it must be mapped anew, for which an Update waits until no View is open.
@@ -108,15 +117,14 @@ func openBolt(path string, lockTimeout time.Duration) (db *bolt.DB, err error) {
 
 // prepare refuses a store of another schema and marks a new one with ours.
 func (b *Bolt) prepare(path string) error {
-	is, err := b.schema()
-	if err != nil {
+	is, marked, err := b.schema()
+	switch {
+	case err != nil:
 		return err
-	}
-	if is == Schema {
-		return nil
-	}
-	if is != 0 {
+	case marked && is != Schema:
 		return &SchemaError{Path: path, Is: is, Want: Schema}
+	case marked:
+		return nil
 	}
 	return b.db.Update(func(tx *bolt.Tx) error {
 		if _, err := tx.CreateBucketIfNotExists(dataBucket); err != nil {
@@ -130,8 +138,48 @@ func (b *Bolt) prepare(path string) error {
 	})
 }
 
-// schema reads the store's schema: 0 for a new file.
-func (b *Bolt) schema() (is uint64, err error) {
+// fill writes zeros over the part of the file that bbolt has reserved and not used yet.
+// Reserved alone it is a hole, and each commit that reaches into it waits for the file system's journal
+// as well: a third of a small commit's time. The writer's lock is held meanwhile, so nobody uses a page
+// that is being filled.
+func (b *Bolt) fill() error {
+	f, err := os.OpenFile(b.db.Path(), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	tx, err := b.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // nothing is written in it
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	from := max(tx.Size(), b.filled.Load())
+	if size := info.Size(); from < size {
+		if _, err := io.CopyN(io.NewOffsetWriter(f, from), zeros{}, size-from); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	b.filled.Store(info.Size())
+	return nil
+}
+
+// zeros reads as zeros without end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// schema reads the store's schema; marked is false for a new file.
+func (b *Bolt) schema() (is uint64, marked bool, err error) {
 	err = b.db.View(func(tx *bolt.Tx) error {
 		meta := tx.Bucket(metaBucket)
 		if meta == nil {
@@ -144,10 +192,10 @@ func (b *Bolt) schema() (is uint64, err error) {
 		if len(value) != 8 {
 			return fmt.Errorf("%s has a schema record of %d bytes, want 8", b.db.Path(), len(value))
 		}
-		is = binary.BigEndian.Uint64(value)
+		is, marked = binary.BigEndian.Uint64(value), true
 		return nil
 	})
-	return is, err
+	return is, marked, err
 }
 
 // View implements [Store].
@@ -159,13 +207,20 @@ func (b *Bolt) View(fn func(Reader) error) error {
 
 // Update implements [Store]; each is one commit of its own.
 func (b *Bolt) Update(fn func(Writer) error) error {
-	return b.db.Update(func(tx *bolt.Tx) error {
+	var size int64
+	err := b.db.Update(func(tx *bolt.Tx) error {
 		w := boltTx{bucket: tx.Bucket(dataBucket), err: new(error)}
 		if err := fn(w); err != nil {
 			return err
 		}
+		size = tx.Size()
 		return *w.err
 	})
+	if err == nil && size > b.filled.Load() {
+		// The update is durable; a disk that has no room for zeros shows in the next one.
+		_ = b.fill()
+	}
+	return err
 }
 
 // Snapshot implements [Store]: the copy is a bbolt file.

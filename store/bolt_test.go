@@ -76,19 +76,25 @@ func TestBoltIsHeldByOneProcess(t *testing.T) {
 
 // TestBoltRefusesAnotherSchema: an older program must not write into a newer store, nor change it at all.
 func TestBoltRefusesAnotherSchema(t *testing.T) {
+	for _, version := range []uint64{0, store.Schema + 6} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) { refusesSchema(t, version) })
+	}
+}
+
+func refusesSchema(t *testing.T, version uint64) {
 	path := filepath.Join(t.TempDir(), "test.db")
 	if err := open(t, path).Close(); err != nil {
 		t.Fatal(err)
 	}
-	setSchema(t, path, store.Schema+6)
+	setSchema(t, path, version)
 	before, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = store.OpenBolt(path, timeout)
 	var schema *store.SchemaError
-	if !errors.As(err, &schema) || schema.Is != store.Schema+6 || schema.Want != store.Schema {
-		t.Fatalf("opening a newer store: %v", err)
+	if !errors.As(err, &schema) || schema.Is != version || schema.Want != store.Schema {
+		t.Fatalf("opening a store of schema %d: %v", version, err)
 	}
 	for _, number := range []uint64{schema.Is, schema.Want} {
 		if !strings.Contains(err.Error(), fmt.Sprintf("schema %d", number)) {

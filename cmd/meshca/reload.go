@@ -20,37 +20,36 @@ func (s *server) reloadOnChange(ctx context.Context) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	watcher, err := fsnotify.NewWatcher()
+	changed, err := s.watchFile(ctx)
 	if err != nil {
-		return err
-	}
-	defer watcher.Close()
-	// The folder, not the file: editors and the kubelet replace a file instead of writing it.
-	if err := watcher.Add(filepath.Dir(s.path)); err != nil {
 		s.log.Warn("cannot watch the config file: send SIGHUP after a change", "file", s.path, "error", err)
 	}
-	last, err := os.ReadFile(s.path)
-	if err != nil {
-		return err
-	}
+	last := s.loaded
 	for {
-		asked := false
+		// A file that is away for a moment is being replaced: its coming back is another event.
+		if now, err := os.ReadFile(s.path); err == nil && !bytes.Equal(now, last) {
+			last = now
+			s.reload(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-hangup:
-			asked = true
-		case <-watcher.Events:
-		case <-watcher.Errors: // an overflow: look whether the file has changed
+			last = nil
+		case <-changed:
 		}
-		// A file that is away for a moment is being replaced: its coming back is another event.
-		now, err := os.ReadFile(s.path)
-		if !asked && (err != nil || bytes.Equal(now, last)) {
-			continue
-		}
-		last = now
-		s.reload(ctx)
 	}
+}
+
+// watchFile tells of events in the file's folder, until ctx ends: editors and the kubelet replace a file
+// instead of writing it. Where the system has no watch left, the channel is nil, and silent.
+func (s *server) watchFile(ctx context.Context) (changed <-chan fsnotify.Event, err error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { watcher.Close() })
+	return watcher.Events, watcher.Add(filepath.Dir(s.path))
 }
 
 // reload takes up the file's services. A bad file changes nothing and is named.

@@ -67,6 +67,11 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 	if err != nil {
 		return err
 	}
+	// Read before it is loaded: a change in between is then seen as one.
+	loaded, err := os.ReadFile(o.config)
+	if err != nil && o.config != "" {
+		return err
+	}
 	cfg, err := loadConfig(o.config)
 	if err != nil {
 		return err
@@ -74,7 +79,7 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 	for _, w := range cfg.Warnings() {
 		log.Warn(w.Error(), "file", o.config, "line", w.Line)
 	}
-	s := &server{cfg: cfg, path: o.config, log: log}
+	s := &server{cfg: cfg, path: o.config, loaded: loaded, log: log}
 	defer s.close()
 	if err := s.build(cmd, o); err != nil {
 		return refused(err)
@@ -101,6 +106,7 @@ func refused(err error) error {
 	var known *failure
 	var lost *rotation.LostError
 	var places *rotation.RefusedError
+	var schema *store.SchemaError
 	switch {
 	case errors.As(err, &known):
 		return err
@@ -110,6 +116,8 @@ func refused(err error) error {
 		for _, r := range places.Refusals {
 			f.hints = append(f.hints, fmt.Sprintf("%s: %s", r.Place, r.Hint))
 		}
+	case errors.As(err, &schema):
+		f.hints = []string{"run the version of meshca that wrote this store; nothing was changed"}
 	case errors.Is(err, store.ErrLocked):
 		f.hints = []string{"one process holds a store: stop the other one, or give this one a store of its own (store.bolt.path)"}
 	}
@@ -120,6 +128,7 @@ func refused(err error) error {
 type server struct {
 	cfg     *config.Config
 	path    string
+	loaded  []byte // the config file as it was read at the start
 	log     *slog.Logger
 	store   store.Store
 	size    func() int64
@@ -171,7 +180,7 @@ func (s *server) boot(cmd *cobra.Command, o serveOptions, target rotation.Target
 		Open: func() (store.Store, error) {
 			bolt, err := store.OpenBolt(path, lockTimeout)
 			if err != nil {
-				return nil, err
+				return nil, err // not a nil *Bolt in an interface
 			}
 			s.size = bolt.Size
 			return bolt, nil
