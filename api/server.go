@@ -109,13 +109,14 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 		<-ctx.Done()
 		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
 		defer cancel()
-		stopped <- server.Shutdown(wait)
+		err := server.Shutdown(wait)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = server.Close() // whoever still says nothing is cut off
+		}
+		stopped <- err
 	}()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	if err := <-stopped; err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return nil
+	return <-stopped
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"text/tabwriter"
 	"time"
@@ -96,11 +97,16 @@ func askStatus(ctx context.Context, socket string) ([]byte, error) {
 	}
 	response, err := client.Do(request)
 	if err != nil {
+		// What is said of the made-up URL, and of the short name of a long path, tells people nothing.
+		var request *url.Error
+		if errors.As(err, &request) {
+			err = request.Err
+		}
 		var op *net.OpError
 		if errors.As(err, &op) {
-			return nil, fmt.Errorf("%s: %w", socket, op.Err)
+			err = op.Err
 		}
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", socket, err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {

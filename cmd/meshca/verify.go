@@ -29,6 +29,9 @@ Exit code: 0 all go together, 1 there are findings, 2 something could not be rea
   meshca verify /etc/mesh/certs
   meshca verify mesh/envoy mesh/pgadmin -o json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			services, err := readServices(configPath, args)
 			if err != nil {
 				return err
@@ -103,9 +106,6 @@ func readDirs(dirs []string) ([]verify.Service, error) {
 }
 
 func printReport(cmd *cobra.Command, report *verify.Report, output string) error {
-	if err := checkOutput(output); err != nil {
-		return err
-	}
 	if output == "json" {
 		encoder := json.NewEncoder(cmd.OutOrStdout())
 		encoder.SetIndent("", "  ")

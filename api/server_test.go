@@ -1,0 +1,177 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/meshca/meshca/api"
+	"github.com/meshca/meshca/rotation"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// engine answers what a test tells it to.
+type engine struct {
+	ready error
+	asked atomic.Int32
+}
+
+func (e *engine) Status() *rotation.Status {
+	return &rotation.Status{
+		Epoch: 3, Roots: []rotation.CAStatus{{Name: "root", NotAfter: time.Unix(3000, 0)}},
+		Services: []rotation.ServiceStatus{
+			{Name: "pgadmin", State: rotation.StateKept, Serial: "7f", NotAfter: time.Unix(2000, 0), Healed: 4},
+			{Name: "envoy", State: rotation.StateRefused, ForeignWrites: 5},
+		},
+	}
+}
+
+func (e *engine) Ready(context.Context) error {
+	e.asked.Add(1)
+	return e.ready
+}
+
+func get(t *testing.T, h http.Handler, path string) (code int, body string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Code, w.Body.String()
+}
+
+func TestObservability(t *testing.T) {
+	e := &engine{}
+	h := api.Observability(e, api.NewRegistry(e, func() int64 { return 4096 }, "1.2.3"))
+	for path, want := range map[string]string{"/healthz": "ok", "/readyz": "ok"} {
+		if code, body := get(t, h, path); code != http.StatusOK || strings.TrimSpace(body) != want {
+			t.Errorf("%s: %d %q", path, code, body)
+		}
+	}
+	_, metrics := get(t, h, "/metrics")
+	for _, want := range []string{
+		`meshca_certificate_not_after_timestamp_seconds{service="pgadmin"} 2000`,
+		`meshca_service_kept{service="pgadmin"} 1`,
+		`meshca_service_kept{service="envoy"} 0`,
+		`meshca_foreign_writes{service="envoy"} 5`,
+		`meshca_healed_total{service="pgadmin"} 4`,
+		`meshca_ca_not_after_timestamp_seconds{name="root",role="root"} 3000`,
+		`meshca_epoch 3`,
+		`meshca_store_size_bytes 4096`,
+		`meshca_build_info{version="1.2.3"} 1`,
+	} {
+		if !strings.Contains(metrics, want+"\n") {
+			t.Errorf("no metric %s", want)
+		}
+	}
+	if strings.Contains(metrics, `not_after_timestamp_seconds{service="envoy"}`) {
+		t.Error("a service without a certificate has an expiry")
+	}
+	if code, _ := get(t, h, "/v1/status"); code != http.StatusNotFound {
+		t.Errorf("the status answers on the address of the metrics: %d", code)
+	}
+}
+
+// TestReadyz says in words what is away, and asks the engine, which writes to the store, only now and then.
+func TestReadyz(t *testing.T) {
+	e := &engine{ready: errors.Join(errors.New("store: disk full"), errors.New("target: read-only"))}
+	h := api.Observability(e, api.NewRegistry(e, func() int64 { return 0 }, ""))
+	for range 50 {
+		code, body := get(t, h, "/readyz")
+		if code != http.StatusServiceUnavailable || !strings.Contains(body, "disk full") || !strings.Contains(body, "read-only") {
+			t.Fatalf("%d %q", code, body)
+		}
+	}
+	if n := e.asked.Load(); n != 1 {
+		t.Errorf("50 requests asked the engine %d times", n)
+	}
+}
+
+// TestSocket: a path longer than a Unix address, a socket that a crash left, and only its owner may open it.
+func TestSocket(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("a-long-name/", 15))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "meshca.sock")
+	for _, left := range []string{path, path + ".new"} {
+		if err := os.WriteFile(left, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := api.ListenUnix(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket has mode %v (%v)", info.Mode().Perm(), err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- api.Serve(ctx, l, api.Status(&engine{}), slog.New(slog.DiscardHandler)) }()
+
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return api.DialUnix(ctx, path)
+	}}}
+	response, err := client.Get("http://meshca/v1/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var status rotation.Status
+	if err := errors.Join(json.NewDecoder(response.Body).Decode(&status), response.Body.Close()); err != nil || status.Epoch != 3 {
+		t.Errorf("status %+v, %v", status, err)
+	}
+	client.CloseIdleConnections()
+	stop()
+	if err := <-done; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("the socket's file stayed")
+	}
+	if _, err := api.DialUnix(t.Context(), path); err == nil {
+		t.Error("somebody answers on a closed socket")
+	}
+}
+
+// TestServeEndsWhileClientsHang: connections that say nothing do not hold up the end.
+func TestServeEndsWhileClientsHang(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- api.Serve(ctx, l, api.Status(&engine{}), slog.New(slog.DiscardHandler)) }()
+	for range 20 {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "GET /v1/st"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("does not end")
+	}
+}
