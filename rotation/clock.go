@@ -30,7 +30,10 @@ func (e *Engine) loadLastRun(now time.Time) error {
 	return nil
 }
 
+// saveLastRun records the run. Where that fails it counts all the same until the process ends: a run is
+// idempotent, and the next start only repeats it.
 func (e *Engine) saveLastRun(now time.Time) error {
+	e.lastRun = now
 	err := e.Store.Update(func(w store.Writer) error {
 		w.Put(lastRunKey, []byte(now.UTC().Format(time.RFC3339)))
 		return nil
@@ -38,7 +41,6 @@ func (e *Engine) saveLastRun(now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("record the run of the schedule: %w", err)
 	}
-	e.lastRun = now
 	return nil
 }
 

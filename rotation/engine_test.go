@@ -649,6 +649,59 @@ func TestUnreachableTarget(t *testing.T) {
 	})
 }
 
+// TestARunIsNotLostToAFailure: a renewal that failed in a run is tried again soon, not at the next run.
+func TestARunIsNotLostToAFailure(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.sweep = time.Hour
+		var down atomic.Bool
+		w.target.Unreachable = func(service string) error {
+			if down.Load() && service == "pgadmin" {
+				return targettest.ErrDown
+			}
+			return nil
+		}
+		w.run(t)()
+		first := w.serials(t)["pgadmin"]
+		time.Sleep(life * 7 / 10)
+		down.Store(true)
+		stop := w.run(t) // catches up the missed runs, and cannot
+		defer stop()
+		down.Store(false)
+		time.Sleep(6 * time.Second)
+		synctest.Wait()
+		if w.serials(t)["pgadmin"] == first {
+			t.Error("the renewal waits for the next run")
+		}
+		w.check(t)
+	})
+}
+
+// TestFullDisk: a store that takes no writes is said, does not spin, and is tried again.
+func TestFullDisk(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.sweep = time.Hour
+		w.run(t)()
+		full := &fullStore{Store: w.Store}
+		w.store = full
+		time.Sleep(life * 7 / 10)
+		full.full.Store(true)
+		stop := w.run(t)
+		defer stop()
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if n := full.refused.Load(); n == 0 || n > 1000 {
+			t.Errorf("%d writes were tried in a day", n)
+		}
+		if s := w.status(t, "pgadmin"); s.State != rotation.StateFailing {
+			t.Errorf("status %+v", s)
+		}
+		full.full.Store(false)
+		time.Sleep(11 * time.Minute)
+		synctest.Wait()
+		w.check(t)
+	})
+}
+
 func TestReload(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		stop := w.run(t)

@@ -1,8 +1,10 @@
 package rotation_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,4 +28,19 @@ func openSnapshot(t *testing.T, snapshot []byte) store.Store {
 		}
 	})
 	return s
+}
+
+// fullStore takes no writes while it is full.
+type fullStore struct {
+	store.Store
+	full    atomic.Bool
+	refused atomic.Int32
+}
+
+func (f *fullStore) Update(fn func(store.Writer) error) error {
+	if f.full.Load() {
+		f.refused.Add(1)
+		return errors.New("no space left on device")
+	}
+	return f.Store.Update(fn)
 }

@@ -14,6 +14,9 @@ import (
 
 // serve brings one service to where it should be: observe, decide, act.
 func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) {
+	if w.Run && s.Leaf != nil && !now.Before(Due(s.Leaf.Record(), w.RenewAt)) {
+		s.Owed = true // also if it cannot be done now: a run is not lost to a failure
+	}
 	if now.Before(s.retryAt) && now.Add(retryLast).After(s.retryAt) {
 		return
 	}
@@ -142,7 +145,7 @@ func (e *Engine) issue(s *service, reason string, now time.Time) (key []byte, er
 		// The record may be there all the same: what the store says counts.
 		return nil, errors.Join(err, e.reread(s))
 	}
-	s.Leaf, s.Known, s.Fits = leaf, true, true
+	s.Leaf, s.Known, s.Fits, s.Owed = leaf, true, true, false
 	s.issued++
 	der, err := x509.MarshalPKCS8PrivateKey(signer)
 	if err != nil {

@@ -20,6 +20,7 @@ type State struct {
 	Known   bool         // the store has a record of it
 	Leaf    *issuer.Leaf // the newest certificate that a live process may hold; nil: none
 	Fits    bool         // Leaf carries what the catalogue grants now
+	Owed    bool         // a run of the schedule found Leaf due, and it is not renewed yet
 	Heals   bucket
 	Foreign []time.Time // foreign writes within the alarm's window
 }
@@ -141,7 +142,7 @@ func (s *State) dueReason(w World, now time.Time) string {
 	}
 	record := s.Leaf.Record()
 	due := Due(record, w.RenewAt)
-	if !now.Before(due) && (w.Run || cannotWait(due, record.NotAfter, w.NextRun)) {
+	if !now.Before(due) && (w.Run || s.Owed || cannotWait(due, record.NotAfter, w.NextRun)) {
 		return ReasonRenewal
 	}
 	return ""

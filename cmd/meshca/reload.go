@@ -5,10 +5,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"reflect"
-	"syscall"
 
 	"github.com/fsnotify/fsnotify"
 
@@ -17,9 +15,6 @@ import (
 
 // reloadOnChange takes up the list of services anew on SIGHUP and when the file changes, until ctx ends.
 func (s *server) reloadOnChange(ctx context.Context) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	changed, err := s.watchFile(ctx)
 	if err != nil {
 		s.log.Warn("cannot watch the config file: send SIGHUP after a change", "file", s.path, "error", err)
@@ -34,7 +29,7 @@ func (s *server) reloadOnChange(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-hangup:
+		case <-s.hangup:
 			last = nil
 		case <-changed:
 		}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -79,7 +80,9 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 	for _, w := range cfg.Warnings() {
 		log.Warn(w.Error(), "file", o.config, "line", w.Line)
 	}
-	s := &server{cfg: cfg, path: o.config, loaded: loaded, log: log}
+	s := &server{cfg: cfg, path: o.config, loaded: loaded, log: log, hangup: make(chan os.Signal, 1)}
+	signal.Notify(s.hangup, syscall.SIGHUP) // from here on: a signal during the start must not end the process
+	defer signal.Stop(s.hangup)
 	defer s.close()
 	if err := s.build(cmd, o); err != nil {
 		return refused(err)
@@ -129,6 +132,7 @@ type server struct {
 	cfg     *config.Config
 	path    string
 	loaded  []byte // the config file as it was read at the start
+	hangup  chan os.Signal
 	log     *slog.Logger
 	store   store.Store
 	size    func() int64
