@@ -7,9 +7,9 @@ import (
 	"github.com/meshca/meshca/rotation"
 )
 
-// Metrics is a collector that reads the engine's newest status at each scrape, so that no gauge can be
+// metrics is a collector that reads the engine's newest status at each scrape, so that no gauge can be
 // forgotten when a service goes.
-type Metrics struct {
+type metrics struct {
 	engine    Engine
 	storeSize func() int64
 }
@@ -50,16 +50,16 @@ func NewRegistry(e Engine, size func() int64, version string) *prometheus.Regist
 		ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	r.MustRegister(&Metrics{engine: e, storeSize: size}, build, collectors.NewGoCollector(),
+	r.MustRegister(&metrics{engine: e, storeSize: size}, build, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
 // Describe implements prometheus.Collector. It sends nothing: what is collected depends on the catalogue.
-func (m *Metrics) Describe(chan<- *prometheus.Desc) {}
+func (m *metrics) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
-func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}

@@ -10,10 +10,13 @@ import (
 	"path/filepath"
 )
 
-// ListenUnix listens on a Unix socket at path, mode 0600. The caller holds the lock of the store beside
-// it, so a socket that is there already was left by a crash and is replaced. Paths of any length work.
-// The socket's file is removed when the listener is closed.
+// ListenUnix listens on a Unix socket at path, mode 0600. One that a crash left is replaced; one on which
+// somebody answers is refused. Paths of any length work. The socket's file is removed when the listener is
+// closed.
 func ListenUnix(path string) (net.Listener, error) {
+	if c, err := DialUnix(context.Background(), path); err == nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: another process answers there", path), c.Close())
+	}
 	dir, short, err := shorten(path)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)

@@ -283,5 +283,13 @@ func (i *IssuingCA) Sign(template *x509.Certificate) ([]byte, error) {
 	return x509.CreateCertificate(rand.Reader, template, i.Certificate, template.PublicKey, i.key)
 }
 
+// TestKey signs random bytes, which are no certificate, to find out whether the key works.
+func (i *IssuingCA) TestKey() error {
+	digest := make([]byte, crypto.SHA256.Size())
+	rand.Read(digest)
+	_, err := i.key.Sign(rand.Reader, digest, crypto.SHA256)
+	return err
+}
+
 // PEM is the issuing CA's certificate, as it follows a leaf's in tls.crt.
 func (i *IssuingCA) PEM() []byte { return certificatePEM(i.Certificate) }

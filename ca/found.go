@@ -25,7 +25,7 @@ type Params struct {
 // Found makes a new store identity, the root of generation 1 and the first issuing CA, and commits them in
 // one transaction. It refuses a store that already holds a CA. The seal then remembers the identity.
 func Found(st store.Store, s *Seal, p Params, now time.Time) (*Authority, error) {
-	id := make([]byte, 16)
+	id := make([]byte, identitySize)
 	rand.Read(id)
 	state := stateRecord{Identity: hex.EncodeToString(id), Epoch: 1, Trusted: []int{1}, Issuing: 1}
 

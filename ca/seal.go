@@ -6,6 +6,7 @@ import (
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,11 +15,14 @@ import (
 	"strings"
 )
 
-// sealSize is the size of a seal in bytes.
-const sealSize = 32
+// The sizes of a seal and of a store's identity, in bytes.
+const (
+	sealSize     = 32
+	identitySize = 16
+)
 
-// identityFile lies beside the seal and names the store that the seal belongs to.
-const identityFile = "store.id"
+// identitySuffix ends the name of the file that lies beside the seal and names the store it belongs to.
+const identitySuffix = ".store-id"
 
 // A Seal encrypts the CA's private keys at rest. It lives in a file of its own, in earnest on another
 // volume than the store: losing either alone gives no key away. It is safe for concurrent use.
@@ -38,10 +42,7 @@ func CreateSeal(path string) (*Seal, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make the seal's folder: %w", err)
 	}
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("make seal %s: there is something already", path)
-	}
-	if err := writeFile(path, secret); err != nil {
+	if err := writeFile(path, secret, os.Link); err != nil {
 		return nil, fmt.Errorf("make seal %s: %w", path, err)
 	}
 	return &Seal{path: path, secret: secret}, nil
@@ -77,22 +78,30 @@ func OpenSeal(path string) (*Seal, error) {
 // StoreIdentity is the identity of the store that the seal at keyPath was used with, empty where none was
 // ever committed under it.
 func StoreIdentity(keyPath string) (string, error) {
-	id, err := os.ReadFile(filepath.Join(filepath.Dir(keyPath), identityFile))
+	path := keyPath + identitySuffix
+	content, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	return strings.TrimSpace(string(id)), err
+	if err != nil {
+		return "", err
+	}
+	id := strings.TrimSpace(string(content))
+	if raw, err := hex.DecodeString(id); err != nil || len(raw) != identitySize {
+		return "", fmt.Errorf("%s does not hold the identity of a store", path) // not quoted: it may be anything
+	}
+	return id, nil
 }
 
 // remember keeps the store's identity beside the seal, durably.
 func (s *Seal) remember(identity string) error {
-	return writeFile(filepath.Join(filepath.Dir(s.path), identityFile), []byte(identity+"\n"))
+	return writeFile(s.path+identitySuffix, []byte(identity+"\n"), os.Rename)
 }
 
 // Forget removes the identity that lies beside the seal, so that a new CA can be founded under it. It is for
 // an operator who has said that the old store is lost.
 func (s *Seal) Forget() error {
-	err := os.Remove(filepath.Join(filepath.Dir(s.path), identityFile))
+	err := os.Remove(s.path + identitySuffix)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -136,8 +145,9 @@ func (s *Seal) aead(identity string) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// writeFile replaces the file at path, mode 0600, whole or not at all, and returns when it is durable.
-func writeFile(path string, data []byte) error {
+// writeFile makes the file at path, mode 0600, whole or not at all, and returns when it is durable. place is
+// os.Rename to replace what is there, or os.Link to refuse where there is something.
+func writeFile(path string, data []byte, place func(from, to string) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // made with mode 0600
 	if err != nil {
 		return err
@@ -146,8 +156,12 @@ func writeFile(path string, data []byte) error {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+	err = place(f.Name(), path)
+	if err := os.Remove(f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err != nil {
+		return err
 	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {

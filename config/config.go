@@ -83,9 +83,9 @@ type Store struct {
 
 // A Bolt is an embedded database in one file.
 type Bolt struct {
-	// Path is the database file, relative to the configuration file's folder. It holds the sealed private keys:
-	// a path that starts empty after a restart makes a new root, which nobody trusts. It may not lie in the
-	// target's folder, where it would be handed to the services. Default data/meshca.db. Read at start.
+	// Path is the database file, relative to the configuration file's folder. It holds the sealed private keys.
+	// A path that is empty beside a seal or folders that know a store is refused, since it is no first start.
+	// It may not lie in the target's folder, where it would be handed to the services. Default data/meshca.db. Read at start.
 	Path string `yaml:"path"`
 }
 
@@ -140,7 +140,7 @@ type Leaf struct {
 	Lifetime Duration `yaml:"lifetime"`
 
 	// RenewAt is the fraction of the lifetime after which a certificate is due: 0.1 to 0.9. Higher leaves fewer
-	// tries before expiry; lower renews (and restarts) more often. Default 0.667. Read at start.
+	// tries before expiry; lower renews more often. Default 0.667. Read at start.
 	RenewAt float64 `yaml:"renewAt"`
 
 	// Backdate is how far before the moment of issue a certificate's validity begins, for peers whose clocks
@@ -153,9 +153,10 @@ type Leaf struct {
 	// makes the certificates concerned due at once. Default ECDSA-P256. Read at start.
 	Key profile.KeyType `yaml:"key"`
 
-	// MinRemaining is the life below which a certificate counts as an emergency, which is treated without
-	// waiting for the schedule: longer than 0, shorter than leaf.lifetime. Too long makes every certificate an
-	// emergency; too short leaves no time to act. Default 1h. Read at start.
+	// MinRemaining is the least life with which a certificate is issued: longer than 0, shorter than
+	// leaf.lifetime. Near the end of the issuing CA certificates are cut short, and where less than this would
+	// be left issuing is refused. Too long refuses early; too short issues what expires before it is in use.
+	// Default 1h. Read at start.
 	MinRemaining Duration `yaml:"minRemaining"`
 }
 
@@ -168,7 +169,7 @@ type Rotation struct {
 
 	// Timezone is the IANA name of the zone that the schedule's times are in. A time that the spring change
 	// skips runs right after it; a time that the autumn change repeats runs once, at the first. A wrong zone
-	// restarts services in working hours. Default UTC. Read at start.
+	// renews in working hours. Default UTC. Read at start.
 	Timezone string `yaml:"timezone"`
 }
 

@@ -18,13 +18,13 @@ type Service struct {
 	// that match the URI refuse the service. Default default. Reloads live.
 	Namespace string `yaml:"namespace"`
 
-	// DNSNames are the names that clients reach the service by: lower case, no wildcard, at most 100, each
-	// once. A list replaces the default names; [] means none. A client that dials a name which is not in the
+	// DNSNames are the names that clients reach the service by: lower case, no wildcard, each once, with
+	// ipAddresses at most 100 and at least one. A list replaces the default names. A client that dials a name which is not in the
 	// list refuses the connection. A change makes the certificate due at once. Default NAME, NAME.NAMESPACE.svc
 	// and NAME.NAMESPACE.svc.cluster.local. Reloads live.
 	DNSNames []string `yaml:"dnsNames"`
 
-	// IPAddresses are the addresses that clients dial instead of a name: one host's each, at most 100. A wrong
+	// IPAddresses are the addresses that clients dial instead of a name: one host's each. A wrong
 	// one lets the service speak for another host. A change makes the certificate due at once. Default none.
 	// Reloads live.
 	IPAddresses []netip.Addr `yaml:"ipAddresses"`

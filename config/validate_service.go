@@ -10,10 +10,6 @@ import (
 	"github.com/meshca/meshca/profile"
 )
 
-// maxNames bounds the DNS names and, apart from them, the addresses of a service: a certificate with more
-// no longer fits what peers read in one go.
-const maxNames = 100
-
 // maxCommonName is the upper bound of a common name (RFC 5280, appendix A.1, ub-common-name).
 const maxCommonName = 64
 
@@ -46,6 +42,7 @@ func (k checker) service(path string, s Service) {
 	spaced := k.ok(path+".namespace") && k.name(path+".namespace", s.Namespace, profile.CheckLabel)
 	if k.has(path+".dnsNames") || named && spaced {
 		k.dnsNames(path+".dnsNames", s.DNSNames)
+		k.countNames(path, s)
 	}
 	k.addresses(path+".ipAddresses", s)
 	if k.has(path+".commonName") || named {
@@ -56,11 +53,18 @@ func (k checker) service(path string, s Service) {
 	}
 }
 
-func (k checker) dnsNames(path string, names []string) {
-	if len(names) > maxNames {
-		k.add(path, "", "has %d names, a certificate has at most %d", len(names), maxNames)
-		return
+// countNames refuses what could never be issued: a certificate needs a name, and has at most
+// profile.MaxNames of both kinds together.
+func (k checker) countNames(path string, s Service) {
+	switch n := len(s.DNSNames) + len(s.IPAddresses); {
+	case n == 0:
+		k.add(path+".dnsNames", "leave the key out for the usual names", "is empty, and there are no ipAddresses: a certificate needs a name")
+	case n > profile.MaxNames:
+		k.add(path, "", "has %d names and addresses, a certificate has at most %d", n, profile.MaxNames)
 	}
+}
+
+func (k checker) dnsNames(path string, names []string) {
 	first := map[string]int{}
 	for i, name := range names {
 		at := fmt.Sprintf("%s[%d]", path, i)
@@ -76,10 +80,6 @@ func (k checker) dnsNames(path string, names []string) {
 }
 
 func (k checker) addresses(path string, s Service) {
-	if len(s.IPAddresses) > maxNames {
-		k.add(path, "", "has %d addresses, a certificate has at most %d", len(s.IPAddresses), maxNames)
-		return
-	}
 	first := map[netip.Addr]int{}
 	for i, a := range s.IPAddresses {
 		at := fmt.Sprintf("%s[%d]", path, i)

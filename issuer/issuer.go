@@ -235,7 +235,7 @@ func (i *Issuer) load(record *Record) (*Leaf, error) {
 
 // Ready says whether a leaf could be signed at now for every service of the catalogue.
 func (i *Issuer) Ready(now time.Time) error {
-	if err := i.authority.CheckTime(now); err != nil {
+	if err := errors.Join(i.authority.CheckTime(now), i.authority.Issuing().TestKey()); err != nil {
 		return err
 	}
 	for _, policy := range *i.policies.Load() {

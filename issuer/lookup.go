@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 
 	"github.com/meshca/meshca/profile"
@@ -15,7 +16,10 @@ import (
 func SerialString(c *x509.Certificate) string { return fmt.Sprintf("%x", c.SerialNumber) }
 
 // KeyString identifies a public key by the hexadecimal SHA-256 of its SubjectPublicKeyInfo.
-func KeyString(spki []byte) string { return hexKey(sha256.Sum256(spki)) }
+func KeyString(spki []byte) string {
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:])
+}
 
 // claimPrefix marks services whose place an operator gave to this store, whoever wrote there before.
 const claimPrefix = "claim/"

@@ -1,7 +1,6 @@
 package issuer
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -212,6 +211,3 @@ func (i *Issuer) expired(before time.Time, limit int) (victims []uint64, err err
 	}
 	return victims, err
 }
-
-// Key identity in the form that records carry.
-func hexKey(key [32]byte) string { return hex.EncodeToString(key[:]) }

@@ -33,7 +33,7 @@ func ReadService(name, dir string) (verify.Service, error) {
 
 // readIfThere reads a file: nil where it is absent, empty and not nil where it is empty.
 func readIfThere(path string) ([]byte, error) {
-	data, err := os.ReadFile(path)
+	data, _, err := readRegular(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -83,12 +83,9 @@ func (t *Target) Ready(context.Context) error { return writable(t.root) }
 // Observe implements [rotation.Target]. It reads one set through one reading of ..data.
 func (t *Target) Observe(_ context.Context, service string) (rotation.Observation, error) {
 	dir := t.Place(service)
-	if err := writable(dir); err != nil {
-		return rotation.Observation{}, err
-	}
 	data, links := resolve(dir)
 	group := shared(dir)
-	o := rotation.Observation{}
+	o := rotation.Observation{MarkIn: MarkFile}
 	if info, err := os.Stat(data); err == nil && info.Mode().Perm() != 0o755 {
 		o.Deviations = append(o.Deviations, rotation.Deviation{File: dataLink, Seen: fmt.Sprintf("mode %04o", info.Mode().Perm()), Wanted: "0755"})
 	}
@@ -119,7 +116,7 @@ func (t *Target) Observe(_ context.Context, service string) (rotation.Observatio
 	if o.Mark != nil && !bytes.Equal(markJSON(*o.Mark), content[MarkFile]) {
 		o.Deviations = append(o.Deviations, rotation.Deviation{File: MarkFile, Seen: "other spelling", Wanted: "as written"})
 	}
-	return o, nil
+	return o, writable(dir)
 }
 
 // resolve reads ..data once, and tells which files are links through it.
@@ -139,14 +136,23 @@ func resolve(dir string) (data string, links map[string]bool) {
 // readFile reads a file that others may have replaced by anything. A missing one is nil; what is too large
 // or no regular file counts as foreign content, not as an error.
 func readFile(path string) (value []byte, mode fs.FileMode, err error) {
-	// O_NONBLOCK: opening a pipe that somebody put there must not wait for its writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	value, mode, err = readRegular(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):
 		return nil, 0, nil
-	case errors.Is(err, fs.ErrPermission):
-		return []byte("unreadable"), 0, nil
-	case err != nil:
+	case errors.Is(err, errNotRegular), errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENXIO):
+		return []byte("not a file of a set"), mode, nil
+	}
+	return value, mode, err
+}
+
+var errNotRegular = errors.New("not a regular file")
+
+// readRegular reads a regular file, at most one byte more than maxFile. It does not wait for whoever holds
+// the other end of a pipe.
+func readRegular(path string) (value []byte, mode fs.FileMode, err error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
 		return nil, 0, err
 	}
 	defer f.Close()
@@ -154,10 +160,10 @@ func readFile(path string) (value []byte, mode fs.FileMode, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return []byte("not a file of a set"), info.Mode().Perm(), nil
+	if !info.Mode().IsRegular() {
+		return nil, info.Mode().Perm(), fmt.Errorf("%s is %w", path, errNotRegular)
 	}
-	value, err = io.ReadAll(io.LimitReader(f, maxFile))
+	value, err = io.ReadAll(io.LimitReader(f, maxFile+1))
 	return value, info.Mode().Perm(), err
 }
 
@@ -190,10 +196,10 @@ func writable(dir string) error {
 			return err
 		}
 		if !info.IsDir() {
-			return fmt.Errorf("%s is not a folder", dir)
+			return fmt.Errorf("%s %w: it is not a folder", dir, rotation.ErrNotWritable)
 		}
 		if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
-			return fmt.Errorf("folder %s cannot be written: %w", dir, err)
+			return fmt.Errorf("folder %s %w: %w", dir, rotation.ErrNotWritable, err)
 		}
 		return nil
 	}

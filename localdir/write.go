@@ -32,19 +32,32 @@ func (t *Target) Write(_ context.Context, service string, m rotation.Material) e
 	}
 	defer root.Close()
 	data, err := t.makeData(root, shared(dir), m)
-	if err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", dir, err), root.RemoveAll(data))
+	if err == nil {
+		err = t.swap(root, data)
 	}
-	// The links of the files lead through ..data, so they are right before and after the swap.
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", dir, err), discard(root, data))
+	}
+	return syncDir(root, ".")
+}
+
+// swap puts a data folder in place. The links of the files lead through ..data, so they are right before
+// and after it.
+func (t *Target) swap(root *os.Root, data string) error {
 	for _, name := range files {
 		if err := t.link(root, name, filepath.Join(dataLink, name)); err != nil {
 			return err
 		}
 	}
-	if err := t.link(root, dataLink, data); err != nil {
-		return err
+	return t.link(root, dataLink, data)
+}
+
+// discard removes a data folder that did not come into place: it holds a key that nobody will use.
+func discard(root *os.Root, data string) error {
+	if current, err := root.Readlink(dataLink); data == "" || err == nil && current == data {
+		return nil
 	}
-	return syncDir(root, ".")
+	return root.RemoveAll(data)
 }
 
 // makeFolder makes the service's folder, and the one of all services, where they are missing.

@@ -57,18 +57,25 @@ func (b *Boot) Run(ctx context.Context) (st store.Store, authority *ca.Authority
 	if err != nil {
 		return st, nil, err
 	}
-	seal, err := b.seal()
-	if err != nil {
-		return st, nil, err
-	}
 	if st == nil {
 		if st, err = b.Open(); err != nil {
 			return nil, nil, err
 		}
+		// Two first starts at once: the other one had the lock first, and has ended since.
+		if founded, err = ca.Founded(st); err != nil || founded {
+			return st, nil, errors.Join(err, errFoundedMeanwhile)
+		}
+	}
+	// Only who holds the store's lock makes the seal.
+	seal, err := b.seal()
+	if err != nil {
+		return st, nil, err
 	}
 	authority, err = b.found(st, seal, claims)
 	return st, authority, err
 }
+
+var errFoundedMeanwhile = errors.New("another process has founded a CA in this store meanwhile: start again")
 
 func (b *Boot) open(st store.Store) (*ca.Authority, error) {
 	if b.NewRoot {
@@ -108,7 +115,10 @@ func (b *Boot) mayFound(ctx context.Context) (claims []string, err error) {
 	}
 	for _, service := range b.Services {
 		o, err := b.Target.Observe(ctx, service)
-		if err == nil && o.Mark != nil {
+		if err != nil && !errors.Is(err, ErrNotWritable) {
+			return nil, fmt.Errorf("no CA is founded while it is not known what is there: %w", err)
+		}
+		if o.Mark != nil {
 			claims = append(claims, service)
 			traces = append(traces, fmt.Sprintf("%s was written by store %s", b.Target.Place(service), o.Mark.Store))
 		}

@@ -58,9 +58,11 @@ func (e *Engine) noticeClock(now time.Time) {
 		e.Log.Warn("the clock went back: certificates are judged by the clock as it is now",
 			"by", back.Round(time.Second).String(), "now", now.UTC().Format(time.RFC3339))
 		if e.lastRun.After(now) {
-			e.lastRun = now
+			if err := e.saveLastRun(now); err != nil {
+				e.Log.Error("the corrected run of the schedule is not recorded", "error", err)
+			}
 		}
-		e.sweep.At = earlier(e.sweep.At, now)
+		e.swept.At = earlier(e.swept.At, now)
 	}
 	e.wall = now
 }

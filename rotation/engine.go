@@ -38,6 +38,7 @@ const (
 	parallel   = 8           // services that are worked on at once
 	checkClock = time.Minute // longest sleep: timers stand still while a machine is suspended, the wall clock does not
 	pruneBatch = 1000        // records deleted in one transaction
+	watchRetry = 10 * time.Minute
 )
 
 // An Engine keeps the services of a catalogue. Start and then Run are called once, from one goroutine;
@@ -46,7 +47,7 @@ type Engine struct {
 	Config
 	services map[string]*service // owned by the goroutine of Start and Run
 	lastRun  time.Time
-	sweep    Sweep
+	swept    Sweep
 	wall     time.Time // the clock at the last pass, to notice that it went back
 
 	reload  chan []issuer.Policy
@@ -63,7 +64,9 @@ type service struct {
 	finding  string    // what stands in the way, "" if nothing does
 	hint     string
 	refused  bool
-	healed   int // since the start
+	unseen   bool // the newest look at the target failed
+	unread   bool // its records could not be read yet
+	healed   int  // since the start
 	issued   int
 	lastHeal time.Time
 }
@@ -125,7 +128,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	if err := e.admit(ctx, now); err != nil {
 		return err
 	}
-	e.pass(ctx, e.names(), now)
+	e.pass(ctx, e.names(), true, now)
 	return ctx.Err()
 }
 
@@ -146,7 +149,7 @@ func (e *Engine) admit(ctx context.Context, now time.Time) error {
 	for _, name := range e.names() {
 		s := e.services[name]
 		seen, err := e.observe(ctx, s)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrNotWritable) {
 			continue // named by the pass that follows
 		}
 		if action, no := refuse(s.State, e.world(now), seen, now); no && (seen.Mark != nil || seen.Ours) {
@@ -167,23 +170,25 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		var names []string
+		all := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case policies := <-e.reload:
-			names = e.setCatalogue(policies)
+			e.setCatalogue(policies)
+			all = true
 			watching.stop()
 			watching = e.watch(ctx)
 		case name := <-e.changed:
-			names = e.drain(name)
+			names, all = e.drain(name)
 		case <-timer.C:
 		}
 		now := e.now()
 		e.noticeClock(now)
-		if names == nil && !now.Before(e.nextSweep()) {
+		if all = all || e.runDue(now) || !now.Before(e.nextSweep()); all {
 			names = e.names()
 		}
-		e.pass(ctx, append(names, e.dueNames(now)...), now)
+		e.pass(ctx, append(names, e.dueNames(now)...), all, now)
 		timer.Reset(min(max(e.wake(now).Sub(e.now()), 0), checkClock))
 	}
 }
@@ -197,31 +202,42 @@ func (e *Engine) watch(parent context.Context) watching {
 	done := make(chan struct{})
 	go func() { // ends when ctx does: owned by Run, which calls stop
 		defer close(done)
-		err := e.Target.Watch(ctx, e.Issuer.Services(), func(name string) {
-			select {
-			case e.changed <- name:
-			case <-ctx.Done():
-			}
-		})
-		if err != nil && ctx.Err() == nil {
-			e.Log.Warn("cannot watch: changes are found by the sweep", "every", e.Sweep.String(), "error", err)
+		for e.watchOnce(ctx) {
 		}
 	}()
 	return watching{stop: func() { cancel(); <-done }}
 }
 
+// watchOnce watches until ctx ends, or until the watch fails and it is time to try again.
+func (e *Engine) watchOnce(ctx context.Context) (again bool) {
+	err := e.Target.Watch(ctx, e.Issuer.Services(), func(name string) {
+		select {
+		case e.changed <- name:
+		case <-ctx.Done():
+		}
+	})
+	if ctx.Err() != nil {
+		return false
+	}
+	e.Log.Warn("cannot watch: until it is tried again, changes are found by the sweep",
+		"sweep", e.Sweep.String(), "again in", watchRetry.String(), "error", err)
+	select {
+	case <-time.After(watchRetry):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // drain takes all changes that are waiting, so that a burst of events is one pass.
-func (e *Engine) drain(first string) []string {
-	names := []string{first}
+func (e *Engine) drain(first string) (names []string, all bool) {
+	names = []string{first}
 	for {
 		select {
 		case name := <-e.changed:
 			names = append(names, name)
 		default:
-			if slices.Contains(names, "") {
-				return e.names()
-			}
-			return names
+			return names, slices.Contains(names, "")
 		}
 	}
 }
@@ -236,8 +252,8 @@ func (e *Engine) Reload(ctx context.Context, policies []issuer.Policy) error {
 	}
 }
 
-// setCatalogue takes up new services, lets go of removed ones, and returns the names of all that are kept.
-func (e *Engine) setCatalogue(policies []issuer.Policy) []string {
+// setCatalogue takes up new services and lets go of removed ones.
+func (e *Engine) setCatalogue(policies []issuer.Policy) {
 	e.Issuer.SetCatalogue(policies)
 	for _, name := range e.Issuer.Services() {
 		if s, kept := e.services[name]; kept {
@@ -246,8 +262,7 @@ func (e *Engine) setCatalogue(policies []issuer.Policy) []string {
 		}
 		s, err := e.loadService(name)
 		if err != nil {
-			e.Log.Error("service not taken up", "service", name, "error", err)
-			continue
+			s = &service{State: State{Service: name}, unread: true} // its turn in the pass says what is wrong
 		}
 		e.services[name] = s
 	}
@@ -258,7 +273,6 @@ func (e *Engine) setCatalogue(policies []issuer.Policy) []string {
 				"service", name, "place", e.Target.Place(name))
 		}
 	}
-	return e.names()
 }
 
 func (e *Engine) names() []string {
@@ -286,15 +300,11 @@ func (e *Engine) world(now time.Time) World {
 	}
 }
 
-// pass works on the named services, a few at once. A pass over all of them that the schedule called for is
-// recorded when it is done, so that a crash in it is caught up.
-func (e *Engine) pass(ctx context.Context, names []string, now time.Time) {
+// pass works on the named services, a few at once. A pass over all of them is a sweep; one that the schedule
+// called for is recorded when it is done, so that a crash in it is caught up.
+func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Time) {
 	slices.Sort(names)
 	names = slices.Compact(names)
-	if e.runDue(now) {
-		names = e.names()
-	}
-	all := len(names) == len(e.services)
 	w := e.world(now)
 	var group errgroup.Group
 	group.SetLimit(parallel)
@@ -304,6 +314,9 @@ func (e *Engine) pass(ctx context.Context, names []string, now time.Time) {
 			continue
 		}
 		group.Go(func() error { // ends with the pass; owns s until then
+			if ctx.Err() != nil {
+				return nil // the program is ending: what was not begun is left to the next start
+			}
 			e.serve(ctx, s, w, now)
 			if all {
 				return e.Target.Tidy(ctx, s.Service)
@@ -312,7 +325,7 @@ func (e *Engine) pass(ctx context.Context, names []string, now time.Time) {
 		})
 	}
 	err := group.Wait()
-	if all {
+	if all && ctx.Err() == nil {
 		e.finishSweep(err, w, now)
 	}
 	e.publish(now)
@@ -332,13 +345,13 @@ func (e *Engine) finishSweep(err error, w World, now time.Time) {
 	if err != nil {
 		swept.Error = err.Error()
 	}
-	if swept.Error != e.sweep.Error && err != nil {
+	if swept.Error != e.swept.Error && err != nil {
 		e.Log.Error("sweep incomplete", "error", err)
 	}
-	e.sweep = swept
+	e.swept = swept
 }
 
-func (e *Engine) nextSweep() time.Time { return e.sweep.At.Add(e.Sweep) }
+func (e *Engine) nextSweep() time.Time { return e.swept.At.Add(e.Sweep) }
 
 // dueNames lists the services whose turn has come outside the sweep: after a failure, when a heal is free
 // again, or because their leaf cannot wait.

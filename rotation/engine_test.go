@@ -676,6 +676,96 @@ func TestARunIsNotLostToAFailure(t *testing.T) {
 	})
 }
 
+// TestRefusedAfterAFailure: a place that could not be read and then turns out not to be ours is looked at in
+// the sweep, and not without end.
+func TestRefusedAfterAFailure(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.sweep = time.Hour
+		var down atomic.Bool
+		var looks atomic.Int32
+		down.Store(true)
+		w.target.Unreachable = func(service string) error {
+			looks.Add(1)
+			if down.Load() && service == "pgadmin" {
+				return targettest.ErrDown
+			}
+			return nil
+		}
+		stop := w.run(t)
+		defer stop()
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = []byte("theirs") })
+		down.Store(false)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if s := w.status(t, "pgadmin"); s.State != rotation.StateRefused {
+			t.Errorf("status %+v", s)
+		}
+		before := looks.Load()
+		time.Sleep(10 * time.Hour)
+		synctest.Wait()
+		if n := looks.Load() - before; n > 10*int32(len(mesh)) {
+			t.Errorf("%d looks in ten hours of hourly sweeps", n)
+		}
+	})
+}
+
+// TestClockWasAhead: a leaf that is not valid yet is replaced as soon as the clock is right.
+func TestClockWasAhead(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.skew.Store(int64(48 * time.Hour))
+		w.run(t)()
+		w.skew.Store(0)
+		stop := w.run(t)
+		stop()
+		w.check(t)
+		if lines := w.log.take("not valid yet"); len(lines) != len(mesh) {
+			t.Errorf("%d leaves were replaced, want all", len(lines))
+		}
+	})
+}
+
+// TestAFailedHealIsOneForeignWrite, however often it is tried.
+func TestAFailedHealIsOneForeignWrite(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.run(t)
+		defer stop()
+		var failures atomic.Int32
+		w.target.Fail = func(string) (error, bool) {
+			if failures.Add(1) <= 4 {
+				return targettest.ErrDown, false
+			}
+			return nil, true
+		}
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.CA = nil })
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		w.check(t)
+		if s := w.status(t, "pgadmin"); s.ForeignWrites != 1 || s.State != rotation.StateKept {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+// TestOurMarkWithoutARecord: the store was put back to before it knew the service.
+func TestOurMarkWithoutARecord(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var old bytes.Buffer
+		if _, err := w.Store.Snapshot(&old); err != nil {
+			t.Fatal(err)
+		}
+		w.run(t)()
+		for _, name := range mesh {
+			w.target.Change(name, func(o *rotation.Observation) { o.Cert = nil })
+		}
+		w.restore(t, old.Bytes())
+		err := w.start(t)
+		var refused *rotation.RefusedError
+		if !errors.As(err, &refused) || len(refused.Refusals) != len(mesh) || !strings.Contains(err.Error(), "the store is older") {
+			t.Errorf("start: %v", err)
+		}
+	})
+}
+
 // TestFullDisk: a store that takes no writes is said, does not spin, and is tried again.
 func TestFullDisk(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

@@ -17,10 +17,20 @@ func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) 
 	if w.Run && s.Leaf != nil && !now.Before(Due(s.Leaf.Record(), w.RenewAt)) {
 		s.Owed = true // also if it cannot be done now: a run is not lost to a failure
 	}
-	if now.Before(s.retryAt) && now.Add(retryLast).After(s.retryAt) {
+	// What could not be read is looked at whenever there is a reason to look: that costs nothing. What
+	// could not be issued or written waits its time, also where its own attempts are the reason to look.
+	if now.Before(s.retryAt) && now.Add(retryLast).After(s.retryAt) && !s.unseen {
 		return
 	}
+	if s.unread {
+		if err := e.reread(s); err != nil {
+			e.failed(s, err, now)
+			return
+		}
+		s.unread = false
+	}
 	seen, err := e.observe(ctx, s)
+	s.unseen = err != nil
 	if err == nil && s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
 		err = e.settle(s, seen)
 	}
@@ -29,6 +39,7 @@ func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) 
 		return
 	}
 	var action Action
+	before := s.State
 	s.State, action = Step(s.State, w, seen, now)
 	switch action.Do {
 	case Keep:
@@ -39,32 +50,36 @@ func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) 
 		e.find(s, action.Reason, "find out who writes to "+e.Target.Place(s.Service), false)
 		return
 	case Refuse:
+		s.retryAt, s.failures = time.Time{}, 0 // looked at when it changes, and in the sweep
 		e.find(s, action.Reason, action.Hint, true)
 		return
 	}
 	if err := e.act(ctx, s, w, seen, action, now); err != nil {
+		s.Heals, s.Foreign = before.Heals, before.Foreign // one foreign write, however often its heal is tried
 		e.failed(s, err, now)
 		return
 	}
 	e.settled(s)
 }
 
-// observe reads the target, and finds out whose leaf lies there unless it is the expected one.
+// observe reads the target, and finds out whose leaf lies there unless it is the expected one. What was
+// seen counts also with an error that wraps ErrNotWritable.
 func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 	o, err := e.Target.Observe(ctx, s.Service)
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrNotWritable) {
 		return Seen{}, err
 	}
 	seen := Seen{Observation: o, Leaf: firstCertificate(o.Cert)}
 	if seen.Leaf == nil {
-		return seen, nil
+		return seen, err
 	}
 	if s.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
 		seen.Ours, seen.Recorded = true, true
-		return seen, nil
+		return seen, err
 	}
 	if seen.Ours = e.Issuer.Authority().Signed(seen.Leaf); seen.Ours {
-		seen.Recorded, err = e.Issuer.Recorded(seen.Leaf)
+		recorded, lookup := e.Issuer.Recorded(seen.Leaf)
+		seen.Recorded, err = recorded, errors.Join(err, lookup)
 	}
 	return seen, err
 }
@@ -173,8 +188,12 @@ func (e *Engine) tell(s *service, action Action, now time.Time) {
 	if action.Do == Issue {
 		leaf = "new, serial " + record.Serial
 	}
-	e.Log.Info("healed", "service", s.Service, "file", strings.Join(files, ", "),
-		"seen", strings.Join(seen, ", "), "wanted", strings.Join(wanted, ", "), "leaf", leaf)
+	line := []any{"service", s.Service, "file", strings.Join(files, ", "),
+		"seen", strings.Join(seen, ", "), "wanted", strings.Join(wanted, ", "), "leaf", leaf}
+	if action.Reason != ReasonHeal {
+		line = append(line, "reason", action.Reason)
+	}
+	e.Log.Info("healed", line...)
 	if len(s.Foreign) == alarmWrites {
 		e.Log.Warn("somebody writes here again and again", "service", s.Service, "place", e.Target.Place(s.Service),
 			"writes", len(s.Foreign), "within", alarmWindow.String())
@@ -183,8 +202,10 @@ func (e *Engine) tell(s *service, action Action, now time.Time) {
 
 // failed keeps an error for the status and tries again later. The same error is logged once.
 func (e *Engine) failed(s *service, err error, now time.Time) {
-	s.failures++
-	s.retryAt = now.Add(retryAfter(s.failures))
+	if !now.Before(s.retryAt) { // an extra look in between does not lengthen the wait
+		s.failures++
+		s.retryAt = now.Add(retryAfter(s.failures))
+	}
 	if s.finding != err.Error() {
 		e.Log.Error("service not kept", "service", s.Service, "error", err, "again", s.retryAt.UTC().Format(time.RFC3339))
 	}

@@ -70,7 +70,7 @@ func (e *Engine) publish(now time.Time) {
 		Epoch:   authority.Epoch(),
 		Bundle:  authority.Bundle().SHA256(),
 		Issuing: caStatus(issuing.Generation, issuing.Certificate),
-		Sweep:   e.sweep,
+		Sweep:   e.swept,
 		LastRun: e.lastRun,
 		NextRun: e.Schedule.Next(now),
 	}

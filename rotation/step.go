@@ -71,6 +71,7 @@ const (
 	ReasonCatalogue = "catalogue" // names or key type have changed
 	ReasonHeal      = "heal"      // the private key was lost or replaced
 	ReasonLost      = "undelivered"
+	ReasonClock     = "not valid yet" // issued by a clock that was ahead
 )
 
 // Step decides what to do for one service. It is pure: the same state, world, observation and time give
@@ -127,12 +128,14 @@ func refuse(s State, w World, seen Seen, now time.Time) (Action, bool) {
 			Reason: "holds key material that no meshca wrote: nothing is touched",
 			Hint:   "move it away, and meshca writes its own"}, true
 	}
-	if seen.Mark.Store != w.Identity {
+	if seen.Mark.Store == w.Identity {
 		return Action{Do: Refuse,
-			Reason: fmt.Sprintf("was written by another meshca, whose store is %s; this store is %s", seen.Mark.Store, w.Identity),
-			Hint:   "put that store back, or move the folder away"}, true
+			Reason: "was written by this store, which has no record of it: the store is older than what it serves",
+			Hint:   "put the newest copy of the store back"}, true
 	}
-	return Action{}, false
+	return Action{Do: Refuse,
+		Reason: fmt.Sprintf("was written by another meshca, whose store is %s; this store is %s", seen.Mark.Store, w.Identity),
+		Hint:   "put that store back, or move the folder away"}, true
 }
 
 // dueReason says why the leaf must be replaced now, "" where it need not.
@@ -141,6 +144,9 @@ func (s *State) dueReason(w World, now time.Time) string {
 		return ReasonCatalogue
 	}
 	record := s.Leaf.Record()
+	if now.Before(record.NotBefore) {
+		return ReasonClock
+	}
 	due := Due(record, w.RenewAt)
 	if !now.Before(due) && (w.Run || s.Owed || cannotWait(due, record.NotAfter, w.NextRun)) {
 		return ReasonRenewal
@@ -166,7 +172,7 @@ func compare(s State, w World, seen Seen) []Deviation {
 		found = append(found, Deviation{CAFile, describe(seen.CA, bundle), describe(bundle, nil)})
 	}
 	if want := s.mark(w); seen.Mark == nil || *seen.Mark != want {
-		found = append(found, Deviation{"mark", describeMark(seen.Mark), "epoch " + fmt.Sprint(want.Epoch) + " serial " + want.Serial})
+		found = append(found, Deviation{seen.MarkIn, describeMark(seen.Mark), "epoch " + fmt.Sprint(want.Epoch) + " serial " + want.Serial})
 	}
 	for _, d := range seen.Deviations {
 		if !slices.ContainsFunc(found, func(f Deviation) bool { return f.File == d.File }) {

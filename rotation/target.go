@@ -26,8 +26,9 @@ import (
 // A Target is where the services' certificates are written: folders, or Secrets of a cluster. Its methods
 // may be called from any goroutine, those for one service never at the same time.
 type Target interface {
-	// Observe reads what the service has now. Where that cannot be read, or could not be written, it
-	// returns an error that names the place: nothing is issued for a target that cannot take it.
+	// Observe reads what the service has now. Where that cannot be read it returns an error that names the
+	// place; where it can be read and could not be written, the error wraps ErrNotWritable: nothing is
+	// issued for a place that cannot take it.
 	Observe(ctx context.Context, service string) (Observation, error)
 	// Write replaces the whole set in one step: a reader sees the old set or the new one. When it returns
 	// nil the new set is in place and survives a power cut; after an error Observe tells what is there.
@@ -43,6 +44,9 @@ type Target interface {
 	// Place names where the service's set lies, for people.
 	Place(service string) string
 }
+
+// ErrNotWritable is what Observe wraps for a place that can be read, and could not be written.
+var ErrNotWritable = errors.New("cannot be written")
 
 // The parts of a set, as people know them.
 const (
@@ -70,6 +74,7 @@ type Mark struct {
 type Observation struct {
 	Cert, Key, CA []byte
 	Mark          *Mark       // nil: no meshca wrote here, or its mark cannot be read
+	MarkIn        string      // where the target keeps the mark, for people
 	Deviations    []Deviation // from the target's own form: modes, links, spelling of the mark
 }
 

@@ -43,6 +43,7 @@ var (
 // Bolt is a store in one bbolt file.
 type Bolt struct {
 	db     *bolt.DB
+	file   *os.File     // the one that bbolt opened and locked
 	filled atomic.Int64 // bytes of the file that are written, see fill
 }
 
@@ -70,7 +71,8 @@ func OpenBolt(path string, lockTimeout time.Duration) (*Bolt, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the store's folder: %w", err)
 	}
-	db, err := openBolt(path, lockTimeout)
+	b := &Bolt{}
+	db, err := b.open(path, lockTimeout)
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("open store %s: %w%s", path, ErrLocked, holder(path))
 	}
@@ -78,7 +80,7 @@ func OpenBolt(path string, lockTimeout time.Duration) (*Bolt, error) {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
 	db.AllocSize = allocSize
-	b := &Bolt{db: db}
+	b.db = db
 	if err := b.prepare(path); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -99,8 +101,8 @@ const allocSize = 2 << 20
 // outgrows it must be mapped anew, for which an Update waits until no View is open.
 const mapSize = 1 << 30
 
-// openBolt turns the panics and memory faults with which bbolt meets a damaged file into an error.
-func openBolt(path string, lockTimeout time.Duration) (db *bolt.DB, err error) {
+// open turns the panics and memory faults with which bbolt meets a damaged file into an error.
+func (b *Bolt) open(path string, lockTimeout time.Duration) (db *bolt.DB, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
@@ -112,6 +114,11 @@ func openBolt(path string, lockTimeout time.Duration) (db *bolt.DB, err error) {
 		FreelistType:    bolt.FreelistMapType,
 		InitialMmapSize: mapSize,
 		NoStatistics:    true,
+		OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+			f, err = os.OpenFile(name, flag, mode)
+			b.file = f
+			return f, err
+		},
 	})
 }
 
@@ -141,28 +148,23 @@ func (b *Bolt) prepare(path string) error {
 // fill writes zeros over the part of the file that bbolt has reserved and not used yet.
 // Reserved alone it is a hole, and each commit that reaches into it waits for the file system's journal
 // as well: a third of a small commit's time. The writer's lock is held meanwhile, so nobody uses a page
-// that is being filled.
+// that is being filled. It goes through the file that is locked: another may have taken its name.
 func (b *Bolt) fill() error {
-	f, err := os.OpenFile(b.db.Path(), os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
 	tx, err := b.db.Begin(true)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() // nothing is written in it
-	info, err := f.Stat()
+	info, err := b.file.Stat()
 	if err != nil {
 		return err
 	}
 	from := max(tx.Size(), b.filled.Load())
 	if size := info.Size(); from < size {
-		if _, err := io.CopyN(io.NewOffsetWriter(f, from), zeros{}, size-from); err != nil {
+		if _, err := io.CopyN(io.NewOffsetWriter(b.file, from), zeros{}, size-from); err != nil {
 			return err
 		}
-		if err := f.Sync(); err != nil {
+		if err := b.file.Sync(); err != nil {
 			return err
 		}
 	}

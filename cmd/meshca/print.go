@@ -60,7 +60,7 @@ func writeBanner(w io.Writer, s *server) {
 	}
 	// What cannot be printed for a person is of no concern to the work.
 	_ = table.Flush()
-	fmt.Fprintf(w, "status   meshca status --config %s\nmetrics  http://%s/metrics (also /healthz, /readyz)\n", s.path, s.metrics.Addr())
+	fmt.Fprintf(w, "status   %s status --config %s\nmetrics  http://%s/metrics (also /healthz, /readyz)\n", os.Args[0], s.path, s.metrics.Addr())
 }
 
 // logStart tells machines the same.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,7 +16,7 @@ import (
 
 // reloadOnChange takes up the list of services anew on SIGHUP and when the file changes, until ctx ends.
 func (s *server) reloadOnChange(ctx context.Context) error {
-	changed, err := s.watchFile(ctx)
+	changed, lost, err := s.watchFile(ctx)
 	if err != nil {
 		s.log.Warn("cannot watch the config file: send SIGHUP after a change", "file", s.path, "error", err)
 	}
@@ -32,19 +33,23 @@ func (s *server) reloadOnChange(ctx context.Context) error {
 		case <-s.hangup:
 			last = nil
 		case <-changed:
+		case <-lost: // events were lost: look whether the file has changed
 		}
 	}
 }
 
 // watchFile tells of events in the file's folder, until ctx ends: editors and the kubelet replace a file
-// instead of writing it. Where the system has no watch left, the channel is nil, and silent.
-func (s *server) watchFile(ctx context.Context) (changed <-chan fsnotify.Event, err error) {
+// instead of writing it. Where the system has no watch left, the channels are nil, and silent.
+func (s *server) watchFile(ctx context.Context) (changed <-chan fsnotify.Event, lost <-chan error, err error) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if err := watcher.Add(filepath.Dir(s.path)); err != nil {
+		return nil, nil, errors.Join(err, watcher.Close())
 	}
 	context.AfterFunc(ctx, func() { watcher.Close() })
-	return watcher.Events, watcher.Add(filepath.Dir(s.path))
+	return watcher.Events, watcher.Errors, nil
 }
 
 // reload takes up the file's services. A bad file changes nothing and is named.

@@ -87,7 +87,12 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 	if err := s.build(cmd, o); err != nil {
 		return refused(err)
 	}
-	if err := s.engine.Start(cmd.Context()); err != nil && cmd.Context().Err() == nil {
+	// Until here a signal ends the process as it always does: everything written so far is whole. A second
+	// one does so again.
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	if err := s.engine.Start(ctx); err != nil && ctx.Err() == nil {
 		return refused(err)
 	}
 	if text {
@@ -95,7 +100,7 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 	} else {
 		s.logStart()
 	}
-	err = s.run(cmd.Context())
+	err = s.run(ctx)
 	if err == nil && text {
 		fmt.Fprintf(cmd.OutOrStdout(), "stopped; store %s, seal %s and folders %s stay on disk\n",
 			cfg.Store.Bolt.Path, cfg.Seal.KeyFile, cfg.Target.Directory.Path)

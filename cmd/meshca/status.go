@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -55,9 +57,12 @@ Exit code: 0 every service is kept, 1 something stands in the way, 2 no process 
 
 func showStatus(cmd *cobra.Command, socket, configPath, output string) error {
 	body, err := askStatus(cmd.Context(), socket)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		return &failure{err: fmt.Errorf("no process runs for %s: %w", configPath, err), code: exitUnknown,
 			hints: []string{"meshca serve --config " + configPath}}
+	}
+	if err != nil {
+		return fmt.Errorf("the process for %s cannot be asked: %w", configPath, err)
 	}
 	var s rotation.Status
 	if err := json.Unmarshal(body, &s); err != nil {

@@ -3,6 +3,11 @@
 set -eu
 config=examples/local/meshca.yaml
 
+# Another one runs already: it would answer in place of this one, which says so when it starts.
+if bin/meshca status --config $config >/dev/null 2>&1; then
+	exec bin/meshca serve --config $config --log text
+fi
+
 # The one that waits ends when the server does: the server's process takes this shell's place.
 (
 	until bin/meshca status --config $config >/dev/null 2>&1; do

@@ -41,6 +41,7 @@ func (m *Memory) Observe(_ context.Context, service string) (rotation.Observatio
 		}
 	}
 	o := m.sets[service]
+	o.MarkIn = "mark"
 	o.Cert, o.Key, o.CA = bytes.Clone(o.Cert), bytes.Clone(o.Key), bytes.Clone(o.CA)
 	return o, nil
 }
