@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/meshca/meshca/test/need"
@@ -204,4 +205,21 @@ func (o *opensslMesh) flat(t *testing.T, pgadmin string) string {
 		}
 	}
 	return dir
+}
+
+// TestVerifyOfWhatIsNoFile ends, and says so: a pipe has no writer, and a device no end.
+func TestVerifyOfWhatIsNoFile(t *testing.T) {
+	t.Parallel()
+	for name, make := range map[string]func(path string) error{
+		"pipe":   func(path string) error { return syscall.Mkfifo(path, 0o644) },
+		"device": func(path string) error { return os.Symlink("/dev/zero", path) },
+		"folder": func(path string) error { return os.Mkdir(path, 0o755) },
+	} {
+		dir := t.TempDir()
+		must(t, make(filepath.Join(dir, "tls.crt")))
+		a := runCommand(t, dir, program, "verify", dir)
+		if a.Code != 2 || !strings.Contains(a.Stderr, "not a regular file") {
+			t.Errorf("%s: exit code %d, %q", name, a.Code, a.Stderr)
+		}
+	}
 }

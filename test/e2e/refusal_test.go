@@ -217,6 +217,35 @@ func TestTwoProcesses(t *testing.T) {
 	CheckInvariants(t, m)
 }
 
+// TestTwoFirstStarts starts two processes at once where there is nothing: one founds the CA, the other is
+// refused, and what was founded can be opened again.
+func TestTwoFirstStarts(t *testing.T) {
+	for n := range 4 {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			m := NewMesh(t, Settings{})
+			both := []*Process{m.Serve(), m.Serve()}
+			served := 0
+			for _, p := range both {
+				if p.AwaitDecision() {
+					served++
+				}
+			}
+			if served != 1 {
+				t.Fatalf("%d of two processes serve", served)
+			}
+			for _, p := range both {
+				if !p.Ended() {
+					m.AwaitSound(p)
+					p.Stop()
+				}
+			}
+			m.AwaitSound(m.Start())
+			CheckInvariants(t, m)
+		})
+	}
+}
+
 // TestPortTaken names the field to change.
 func TestPortTaken(t *testing.T) {
 	t.Parallel()
