@@ -93,7 +93,8 @@ func (r *readiness) check(ctx context.Context) error {
 	return r.err
 }
 
-// Serve answers on the listener until ctx ends, then closes it and waits a moment for answers under way.
+// Serve answers on the listener until ctx ends, then closes it and waits a moment for answers under way. At
+// most maxConnections are open at once; others wait.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           http.MaxBytesHandler(h, 64<<10),
@@ -115,7 +116,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 		}
 		stopped <- err
 	}()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(limit(l)); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return <-stopped

@@ -28,7 +28,7 @@ func Example() []byte { return bytes.Clone(example) }
 // Load reads, parses and validates the file at path, and joins the relative paths in it to the file's
 // folder. The error is an *Error unless the file cannot be read.
 func Load(path string) (*Config, error) {
-	data, err := read(path)
+	data, err := Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("read config: %w", err)
 	}
@@ -42,8 +42,8 @@ func Load(path string) (*Config, error) {
 	return c, err
 }
 
-// read returns the content of the file at path, at most one byte more than is allowed.
-func read(path string) ([]byte, error) {
+// Read returns the content of the file at path as Load reads it: at most one byte more than is allowed.
+func Read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

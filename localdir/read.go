@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshca/meshca/rotation"
 	"github.com/meshca/meshca/verify"
 )
@@ -21,7 +23,7 @@ func ReadService(name, dir string) (verify.Service, error) {
 	for file, into := range map[string]*[]byte{rotation.CertFile: &s.Cert, rotation.KeyFile: &s.Key, rotation.CAFile: &s.CA} {
 		path := filepath.Join(dir, file)
 		if links[file] {
-			path = filepath.Join(data, file)
+			path = filepath.Join(dir, data, file)
 		}
 		var err error
 		if *into, err = readIfThere(path); err != nil {
@@ -33,10 +35,22 @@ func ReadService(name, dir string) (verify.Service, error) {
 
 // readIfThere reads a file: nil where it is absent, empty and not nil where it is empty.
 func readIfThere(path string) ([]byte, error) {
-	data, _, err := readRegular(path)
+	// Looked at before it is opened: opening some devices does something.
+	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is %w", path, errNotRegular)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	data, _, err := readRegular(f)
 	return data, err
 }
 

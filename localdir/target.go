@@ -31,10 +31,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshca/meshca/profile"
 	"github.com/meshca/meshca/rotation"
 )
 
@@ -80,23 +82,49 @@ func (t *Target) Place(service string) string { return filepath.Join(t.root, ser
 // Ready implements [rotation.Target].
 func (t *Target) Ready(context.Context) error { return writable(t.root) }
 
+// open opens the service's folder, through which everything in it is reached: whoever may write there
+// cannot lead us out of it by links. The folder itself must be one, not a link to one.
+func (t *Target) open(service string) (*os.Root, error) {
+	dir := t.Place(service)
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("%s %w: it is not a folder", dir, rotation.ErrNotWritable)
+	}
+	all, err := os.OpenRoot(t.root)
+	if err != nil {
+		return nil, err
+	}
+	defer all.Close()
+	return all.OpenRoot(service)
+}
+
 // Observe implements [rotation.Target]. It reads one set through one reading of ..data.
 func (t *Target) Observe(_ context.Context, service string) (rotation.Observation, error) {
-	dir := t.Place(service)
-	data, links := resolve(dir)
-	group := shared(dir)
 	o := rotation.Observation{MarkIn: MarkFile}
-	if info, err := os.Stat(data); err == nil && info.Mode().Perm() != 0o755 {
+	dir := t.Place(service)
+	root, err := t.open(service)
+	if errors.Is(err, fs.ErrNotExist) {
+		return o, writable(dir)
+	}
+	if err != nil {
+		return o, err
+	}
+	defer root.Close()
+	data, links := resolve(dir)
+	if info, err := root.Stat(data); err == nil && info.Mode().Perm() != 0o755 {
 		o.Deviations = append(o.Deviations, rotation.Deviation{File: dataLink, Seen: fmt.Sprintf("mode %04o", info.Mode().Perm()), Wanted: "0755"})
 	}
 	content := make(map[string][]byte, len(files))
 	for _, name := range files {
 		// A link that leads elsewhere is what readers follow, so it is what counts.
-		path := filepath.Join(dir, name)
+		path := name
 		if links[name] {
 			path = filepath.Join(data, name)
 		}
-		value, mode, err := readFile(path)
+		value, mode, err := readFile(root, path)
 		if err != nil {
 			return o, err
 		}
@@ -107,7 +135,7 @@ func (t *Target) Observe(_ context.Context, service string) (rotation.Observatio
 		if !links[name] {
 			o.Deviations = append(o.Deviations, rotation.Deviation{File: name, Seen: "a file of its own", Wanted: "a link through " + dataLink})
 		}
-		if want := fileMode(name, group); mode != want {
+		if want := fileMode(name, shared(root)); mode != want {
 			o.Deviations = append(o.Deviations, rotation.Deviation{File: name, Seen: fmt.Sprintf("mode %04o", mode), Wanted: fmt.Sprintf("%04o", want)})
 		}
 	}
@@ -119,49 +147,58 @@ func (t *Target) Observe(_ context.Context, service string) (rotation.Observatio
 	return o, writable(dir)
 }
 
-// resolve reads ..data once, and tells which files are links through it.
+// resolve reads ..data once. It returns the name of the data folder, empty where ..data leads to nothing
+// that was made here, and tells which files are links through it.
 func resolve(dir string) (data string, links map[string]bool) {
 	links = make(map[string]bool, len(files))
-	name, err := os.Readlink(filepath.Join(dir, dataLink))
-	if err != nil || name != filepath.Base(name) {
+	data, err := os.Readlink(filepath.Join(dir, dataLink))
+	if err != nil || !isStamp(data) {
 		return "", links
 	}
 	for _, file := range files {
 		to, err := os.Readlink(filepath.Join(dir, file))
 		links[file] = err == nil && to == filepath.Join(dataLink, file)
 	}
-	return filepath.Join(dir, name), links
+	return data, links
 }
 
-// readFile reads a file that others may have replaced by anything. A missing one is nil; what is too large
-// or no regular file counts as foreign content, not as an error.
-func readFile(path string) (value []byte, mode fs.FileMode, err error) {
-	value, mode, err = readRegular(path)
+// isStamp says whether the name is one of a data folder.
+func isStamp(name string) bool {
+	_, err := time.Parse(stamp, name)
+	return err == nil
+}
+
+// readFile reads a file that others may have replaced by anything. A missing one is nil. What leads out of
+// the folder, is no regular file or cannot be read counts as foreign content; only a process that is out
+// of resources has an error.
+func readFile(root *os.Root, name string) (value []byte, mode fs.FileMode, err error) {
+	// O_NONBLOCK: opening a pipe that somebody put there must not wait for its writer.
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err == nil {
+		value, mode, err = readRegular(f)
+	}
 	switch {
+	case err == nil:
+		return value, mode, nil
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):
 		return nil, 0, nil
-	case errors.Is(err, errNotRegular), errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENXIO):
-		return []byte("not a file of a set"), mode, nil
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM):
+		return nil, 0, err
 	}
-	return value, mode, err
+	return []byte("not a file of a set"), mode, nil
 }
 
 var errNotRegular = errors.New("not a regular file")
 
-// readRegular reads a regular file, at most one byte more than maxFile. It does not wait for whoever holds
-// the other end of a pipe.
-func readRegular(path string) (value []byte, mode fs.FileMode, err error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, 0, err
-	}
+// readRegular reads a regular file and closes it: at most one byte more than maxFile.
+func readRegular(f *os.File) (value []byte, mode fs.FileMode, err error) {
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, 0, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, info.Mode().Perm(), fmt.Errorf("%s is %w", path, errNotRegular)
+		return nil, info.Mode().Perm(), fmt.Errorf("%s is %w", f.Name(), errNotRegular)
 	}
 	value, err = io.ReadAll(io.LimitReader(f, maxFile+1))
 	return value, info.Mode().Perm(), err
@@ -179,8 +216,8 @@ func fileMode(name string, shared bool) fs.FileMode {
 }
 
 // shared says whether the folder is given to a group by its setgid bit.
-func shared(dir string) bool {
-	info, err := os.Stat(dir)
+func shared(root *os.Root) bool {
+	info, err := root.Stat(".")
 	return err == nil && info.Mode()&fs.ModeSetgid != 0
 }
 
@@ -213,11 +250,17 @@ func markJSON(m rotation.Mark) []byte {
 	return append(data, '\n')
 }
 
-// parseMark reads a mark, nil where it is none.
+// parseMark reads a mark, nil where it is none. It is strict, since others may write there and its words
+// are shown to people: identities and numbers are hexadecimal, the service is a name.
 func parseMark(data []byte) *rotation.Mark {
 	var m mark
-	if json.Unmarshal(data, &m) != nil || m.Store == "" {
+	if json.Unmarshal(data, &m) != nil || m.Store == "" || profile.CheckLabel(m.Service) != nil {
 		return nil
+	}
+	for _, s := range []string{m.Store, m.Bundle, m.Serial} {
+		if len(s) > 64 || strings.Trim(s, "0123456789abcdef") != "" {
+			return nil
+		}
 	}
 	parsed := rotation.Mark(m)
 	return &parsed

@@ -1,9 +1,12 @@
 package localdir_test
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -120,6 +123,7 @@ func TestDeviations(t *testing.T) {
 		"a link past ..data": {func(d string) error {
 			return relink(filepath.Join(d, "ca.crt"), "..2026_11_24_12_00_00.000000000/ca.crt")
 		}, "ca.crt"},
+		"..data leads up":        {func(d string) error { return relink(filepath.Join(d, "..data"), "..") }, ""},
 		"..data leads elsewhere": {func(d string) error { return relink(filepath.Join(d, "..data"), "/tmp") }, ""},
 		"..data is gone":         {func(d string) error { return os.Remove(filepath.Join(d, "..data")) }, ""},
 		"..data is a folder":     {func(d string) error { return remakeData(d) }, ""},
@@ -215,6 +219,89 @@ func TestWriteStaysInside(t *testing.T) {
 	}
 	if o := observe(t, target); string(o.Key) != "key" || len(o.Deviations) > 0 {
 		t.Errorf("after the write: %+v", o)
+	}
+}
+
+// TestHostileContent: whatever stands in place of a file is foreign content, seen without waiting for it or
+// following it out of the folder, and put right by the next write.
+func TestHostileContent(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	must(t, os.WriteFile(secret, []byte("SECRET"), 0o600))
+	for name, put := range map[string]func(path string) error{
+		"a pipe":                 func(path string) error { return syscall.Mkfifo(path, 0o644) },
+		"a link to a device":     func(path string) error { return os.Symlink("/dev/zero", path) },
+		"a link to kernel files": func(path string) error { return os.Symlink("/proc/self/mem", path) },
+		"a link out":             func(path string) error { return os.Symlink(secret, path) },
+		"a huge file":            func(path string) error { return hugeFile(path) },
+		"a folder":               func(path string) error { return os.MkdirAll(filepath.Join(path, "deep", "er"), 0o755) },
+	} {
+		for _, file := range []string{"tls.crt", "tls.key", "ca.crt", "meshca.json"} {
+			t.Run(name+" for "+file, func(t *testing.T) {
+				target, dir, c := newTarget(t)
+				write(t, target)
+				must(t, os.Remove(filepath.Join(dir, file)))
+				must(t, put(filepath.Join(dir, file)))
+				o := observe(t, target)
+				for _, content := range [][]byte{o.Cert, o.Key, o.CA} {
+					if bytes.Contains(content, []byte("SECRET")) || len(content) > 2<<20 {
+						t.Errorf("%d bytes were read from outside", len(content))
+					}
+				}
+				if string(o.Cert) == "chain" && string(o.Key) == "key" && string(o.CA) == "bundle" && o.Mark != nil && len(o.Deviations) == 0 {
+					t.Error("nothing was noticed")
+				}
+				c.at = c.at.Add(time.Second)
+				write(t, target)
+				if o := observe(t, target); string(o.Key) != "key" || len(o.Deviations) > 0 {
+					t.Errorf("after the next write: %+v", o)
+				}
+			})
+		}
+	}
+}
+
+// hugeFile makes a file of 20 GiB that is all hole.
+func hugeFile(path string) error {
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		return err
+	}
+	return os.Truncate(path, 20<<30)
+}
+
+// TestTheFolderItself must be a folder: a link could lead anywhere, a pipe would be waited for.
+func TestTheFolderItself(t *testing.T) {
+	for name, put := range map[string]func(path string) error{
+		"a link": func(path string) error { return os.Symlink(t.TempDir(), path) },
+		"a pipe": func(path string) error { return syscall.Mkfifo(path, 0o644) },
+		"a file": func(path string) error { return os.WriteFile(path, nil, 0o644) },
+	} {
+		target, dir, _ := newTarget(t)
+		must(t, os.MkdirAll(filepath.Dir(dir), 0o755))
+		must(t, put(dir))
+		if _, err := target.Observe(t.Context(), "pgadmin"); !errors.Is(err, rotation.ErrNotWritable) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: %v, want it named", name, err)
+		}
+		if err := target.Write(t.Context(), "pgadmin", material); err == nil {
+			t.Errorf("%s was written", name)
+		}
+		if err := target.Tidy(t.Context(), "pgadmin"); err != nil {
+			t.Errorf("%s: tidy: %v", name, err)
+		}
+	}
+}
+
+// TestMarksAreStrict: words that others wrote are not taken for a mark, since marks are shown to people.
+func TestMarksAreStrict(t *testing.T) {
+	target, dir, _ := newTarget(t)
+	write(t, target)
+	path := filepath.Join(dir, "meshca.json")
+	good, err := os.ReadFile(path)
+	must(t, err)
+	for _, bad := range []string{"\u001b[31m0011", "SECRET", strings.Repeat("0", 1000), ""} {
+		must(t, os.WriteFile(path, bytes.Replace(good, []byte(`"0011"`), []byte(`"`+bad+`"`), 1), 0o644))
+		if o := observe(t, target); o.Mark != nil {
+			t.Errorf("store %.20q passes for a mark", bad)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,9 @@ import (
 // settle is how long after the first event of a burst a change is told: who writes a file empties it first,
 // and the line that tells of the healing should name what was written.
 const settle = 10 * time.Millisecond
+
+// cover is how often all watches are set anew, whatever may have happened to them.
+const cover = time.Minute
 
 // Watch implements [rotation.Target]. It watches the folder above all services, theirs, each service's, and
 // each service's current data folder: a write through a link lands there without an event in the folder
@@ -31,10 +35,14 @@ func (t *Target) Watch(ctx context.Context, services []string, changed func(serv
 	waiting := make(map[string]bool)
 	settled := time.NewTimer(0)
 	defer settled.Stop()
+	again := time.NewTicker(cover)
+	defer again.Stop()
 	for watch.err == nil {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-again.C:
+			watch.cover()
 		case <-settled.C:
 			for service := range waiting {
 				changed(service)
@@ -44,7 +52,7 @@ func (t *Target) Watch(ctx context.Context, services []string, changed func(serv
 			if !ok {
 				return errors.New("the watcher has ended")
 			}
-			if service, concerns := watch.concerns(event.Name); concerns {
+			if service, concerns := watch.concerns(filepath.Clean(event.Name)); concerns {
 				watch.coverFor(service)
 				if len(waiting) == 0 {
 					settled.Reset(settle)
@@ -70,7 +78,7 @@ type watch struct {
 	*Target
 	fs       *fsnotify.Watcher
 	services []string
-	data     map[string]string // the data folder watched for each service
+	data     map[string]string // the name of the data folder that is watched for each service
 	err      error             // the watches that could not be set
 }
 
@@ -83,13 +91,13 @@ func (w *watch) concerns(path string) (service string, concerns bool) {
 	if !below {
 		return "", false // something beside our folder
 	}
-	name, _, _ := strings.Cut(rest, string(filepath.Separator))
-	for _, s := range w.services {
-		if s == name {
-			return s, true
-		}
+	name, inside, _ := strings.Cut(rest, string(filepath.Separator))
+	if !slices.Contains(w.services, name) {
+		return "", false
 	}
-	return "", false
+	first, _, _ := strings.Cut(inside, string(filepath.Separator))
+	ours := first == "" || first == dataLink || first == w.data[name] || slices.Contains(files, first)
+	return name, ours // what others do with files of their own is not looked at
 }
 
 // cover sets all watches anew.
@@ -113,11 +121,11 @@ func (w *watch) coverFor(service string) {
 	data, _ := resolve(dir)
 	if old := w.data[service]; old != data && old != "" {
 		// It may be gone, and its watch with it.
-		_ = w.fs.Remove(old)
+		_ = w.fs.Remove(filepath.Join(dir, old))
 	}
 	w.data[service] = data
 	if data != "" {
-		w.add(data)
+		w.add(filepath.Join(dir, data))
 	}
 }
 

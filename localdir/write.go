@@ -2,14 +2,18 @@ package localdir
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/meshca/meshca/rotation"
 )
@@ -26,12 +30,12 @@ func (t *Target) Write(_ context.Context, service string, m rotation.Material) e
 	if err := t.makeFolder(dir); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := t.open(service)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	data, err := t.makeData(root, shared(dir), m)
+	data, err := t.makeData(root, shared(root), m)
 	if err == nil {
 		err = t.swap(root, data)
 	}
@@ -57,7 +61,18 @@ func discard(root *os.Root, data string) error {
 	if current, err := root.Readlink(dataLink); data == "" || err == nil && current == data {
 		return nil
 	}
-	return root.RemoveAll(data)
+	return removeData(root, data)
+}
+
+// removeData removes a data folder with the files of a set. What others have put into it is not removed:
+// they could go on for ever.
+func removeData(root *os.Root, data string) error {
+	for _, file := range files {
+		if err := root.Remove(filepath.Join(data, file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return root.Remove(data)
 }
 
 // makeFolder makes the service's folder, and the one of all services, where they are missing.
@@ -125,10 +140,7 @@ func (t *Target) link(root *os.Root, name, target string) error {
 			return err
 		}
 	}
-	next := temporary + name
-	if err := root.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
+	next := temporary + rand.Text() // which nobody else has taken
 	if err := root.Symlink(target, next); err != nil {
 		return err
 	}
@@ -138,15 +150,15 @@ func (t *Target) link(root *os.Root, name, target string) error {
 // Tidy implements [rotation.Target]: it removes data folders that were replaced more than a minute ago, or
 // never put in place, and temporary links that a crash left.
 func (t *Target) Tidy(_ context.Context, service string) error {
-	root, err := os.OpenRoot(t.Place(service))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	root, err := t.open(service)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rotation.ErrNotWritable) {
+		return nil // Observe names what is wrong
 	}
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	entries, err := fs.ReadDir(root.FS(), ".")
+	entries, err := entries(root)
 	if err != nil {
 		return err
 	}
@@ -154,20 +166,36 @@ func (t *Target) Tidy(_ context.Context, service string) error {
 	if err != nil {
 		return nil // nothing is in place: what is there may be all that is left
 	}
-	var stale, names []string
+	var names []string
+	var failed []error
 	for _, e := range entries {
-		if _, err := time.Parse(stamp, e.Name()); err == nil {
+		switch {
+		case e.IsDir() && isStamp(e.Name()):
 			names = append(names, e.Name())
-		} else if strings.HasPrefix(e.Name(), temporary) {
-			stale = append(stale, e.Name())
+		case e.Type() == fs.ModeSymlink && strings.HasPrefix(e.Name(), temporary):
+			failed = append(failed, root.Remove(e.Name()))
 		}
 	}
-	stale = append(stale, replaced(names, current, t.now())...)
-	var failed []error
-	for _, name := range stale {
-		failed = append(failed, root.RemoveAll(name))
+	for _, name := range replaced(names, current, t.now()) {
+		failed = append(failed, removeData(root, name))
 	}
 	return errors.Join(failed...)
+}
+
+// maxEntries is how many names of a folder Tidy looks at: more is somebody else's doing.
+const maxEntries = 4096
+
+func entries(root *os.Root) ([]fs.DirEntry, error) {
+	d, err := root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	list, err := d.ReadDir(maxEntries)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return list, err
 }
 
 // replaced picks the data folders that no reader needs any more. A folder was replaced when the next newer
@@ -193,7 +221,8 @@ func replaced(names []string, current string, now time.Time) []string {
 }
 
 func syncDir(root *os.Root, name string) error {
-	d, err := root.Open(name)
+	// O_NONBLOCK: it may have been exchanged for a pipe.
+	d, err := root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ const (
 	parallel   = 8           // services that are worked on at once
 	checkClock = time.Minute // longest sleep: timers stand still while a machine is suspended, the wall clock does not
 	pruneBatch = 1000        // records deleted in one transaction
-	watchRetry = 10 * time.Minute
+	watchRetry = time.Minute
 )
 
 // An Engine keeps the services of a catalogue. Start and then Run are called once, from one goroutine;

@@ -371,16 +371,18 @@ func TestHeal(t *testing.T) {
 		file     string
 		keepLeaf bool
 	}{
-		"foreign bundle": {func(o *rotation.Observation) { o.CA = []byte("foreign") }, rotation.CAFile, true},
-		"bundle removed": {func(o *rotation.Observation) { o.CA = nil }, rotation.CAFile, true},
-		"chain emptied":  {func(o *rotation.Observation) { o.Cert = []byte{} }, rotation.CertFile, true},
-		"chain removed":  {func(o *rotation.Observation) { o.Cert = nil }, rotation.CertFile, true},
-		"key removed":    {func(o *rotation.Observation) { o.Key = nil }, rotation.KeyFile, false},
-		"key exchanged":  {func(o *rotation.Observation) { o.Key = []byte("foreign") }, rotation.KeyFile, false},
-		"all removed":    {func(o *rotation.Observation) { *o = rotation.Observation{} }, rotation.KeyFile, false},
-		"mark removed":   {func(o *rotation.Observation) { o.Mark = nil }, "mark", true},
-		"another's mark": {func(o *rotation.Observation) { m := *o.Mark; m.Store = "ff"; o.Mark = &m }, "mark", true},
-		"a later epoch":  {func(o *rotation.Observation) { m := *o.Mark; m.Epoch = 9; o.Mark = &m }, "mark", true},
+		"foreign bundle":  {func(o *rotation.Observation) { o.CA = []byte("foreign") }, rotation.CAFile, true},
+		"bundle removed":  {func(o *rotation.Observation) { o.CA = nil }, rotation.CAFile, true},
+		"chain emptied":   {func(o *rotation.Observation) { o.Cert = []byte{} }, rotation.CertFile, true},
+		"chain removed":   {func(o *rotation.Observation) { o.Cert = nil }, rotation.CertFile, true},
+		"key removed":     {func(o *rotation.Observation) { o.Key = nil }, rotation.KeyFile, false},
+		"key exchanged":   {func(o *rotation.Observation) { o.Key = []byte("foreign") }, rotation.KeyFile, false},
+		"all removed":     {func(o *rotation.Observation) { *o = rotation.Observation{} }, rotation.KeyFile, false},
+		"key with more":   {func(o *rotation.Observation) { o.Key = append(o.Key, "more"...) }, rotation.KeyFile, true},
+		"a monstrous key": {func(o *rotation.Observation) { o.Key = append(bytes.Repeat([]byte("#\n"), 1<<19), o.Key...) }, rotation.KeyFile, false},
+		"mark removed":    {func(o *rotation.Observation) { o.Mark = nil }, "mark", true},
+		"another's mark":  {func(o *rotation.Observation) { m := *o.Mark; m.Store = "ff"; o.Mark = &m }, "mark", true},
+		"a later epoch":   {func(o *rotation.Observation) { m := *o.Mark; m.Epoch = 9; o.Mark = &m }, "mark", true},
 		"a mode, say": {func(o *rotation.Observation) {
 			o.Deviations = []rotation.Deviation{{File: "x", Seen: "mode 0666", Wanted: "0600"}}
 		}, "x", true},

@@ -2,8 +2,6 @@ package rotation
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -54,7 +52,7 @@ func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) 
 		e.find(s, action.Reason, action.Hint, true)
 		return
 	}
-	if err := e.act(ctx, s, w, seen, action, now); err != nil {
+	if err := e.act(ctx, s, w, action, now); err != nil {
 		s.Heals, s.Foreign = before.Heals, before.Foreign // one foreign write, however often its heal is tried
 		e.failed(s, err, now)
 		return
@@ -123,8 +121,8 @@ func (e *Engine) reread(s *service) (err error) {
 }
 
 // act writes the set: with the leaf and key that are there, or with new ones.
-func (e *Engine) act(ctx context.Context, s *service, w World, seen Seen, action Action, now time.Time) error {
-	key := seen.Key
+func (e *Engine) act(ctx context.Context, s *service, w World, action Action, now time.Time) error {
+	key := action.Key
 	if action.Do == Issue {
 		var err error
 		if key, err = e.issue(s, action.Reason, now); err != nil {
@@ -162,12 +160,7 @@ func (e *Engine) issue(s *service, reason string, now time.Time) (key []byte, er
 	}
 	s.Leaf, s.Known, s.Fits, s.Owed = leaf, true, true, false
 	s.issued++
-	der, err := x509.MarshalPKCS8PrivateKey(signer)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(der)
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+	return encodeKey(signer)
 }
 
 // tell logs what was done, in one line.

@@ -19,6 +19,7 @@ type Status struct {
 	Roots    []CAStatus      `json:"roots"`
 	Issuing  CAStatus        `json:"issuing"`
 	Services []ServiceStatus `json:"services"`
+	Passed   time.Time       `json:"lastPass"` // when the engine last finished a look, at least every minute
 	Sweep    Sweep           `json:"lastSweep"`
 	LastRun  time.Time       `json:"lastRun"` // of the schedule
 	NextRun  time.Time       `json:"nextRun"`
@@ -70,6 +71,7 @@ func (e *Engine) publish(now time.Time) {
 		Epoch:   authority.Epoch(),
 		Bundle:  authority.Bundle().SHA256(),
 		Issuing: caStatus(issuing.Generation, issuing.Certificate),
+		Passed:  e.now(),
 		Sweep:   e.swept,
 		LastRun: e.lastRun,
 		NextRun: e.Schedule.Next(now),
@@ -132,5 +134,11 @@ func (e *Engine) Ready(ctx context.Context) error {
 	if err := e.Target.Ready(ctx); err != nil {
 		failed = append(failed, fmt.Errorf("target: %w", err))
 	}
+	if since := now.Sub(e.Status().Passed); since > stuckAfter {
+		failed = append(failed, fmt.Errorf("engine: it has not finished a pass for %s", since.Round(time.Second)))
+	}
 	return errors.Join(failed...)
 }
+
+// stuckAfter is how long a pass may take before Ready says so: a target can hang.
+const stuckAfter = 3 * checkClock

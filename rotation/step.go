@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -49,6 +50,7 @@ type Action struct {
 	Reason     string      // in words for people
 	Hint       string      // how to go on, with Refuse
 	Deviations []Deviation // what is put right, with Put and Issue
+	Key        []byte      // with Put: the leaf's key as it was found, PEM
 	Until      time.Time   // with Wait
 }
 
@@ -101,8 +103,8 @@ func Step(s State, w World, seen Seen, now time.Time) (State, Action) {
 		return s, Action{Do: Wait, Until: at, Reason: "too many heals: somebody writes here again and again"}
 	}
 	s.Foreign = append(s.Foreign, now)
-	if reason == "" && s.keyIsThere(seen) {
-		return s, Action{Do: Put, Reason: ReasonHeal, Deviations: deviations}
+	if key, ok := s.key(seen); ok && reason == "" {
+		return s, Action{Do: Put, Reason: ReasonHeal, Deviations: deviations, Key: key}
 	}
 	if reason == "" {
 		reason = ReasonHeal
@@ -165,8 +167,10 @@ func compare(s State, w World, seen Seen) []Deviation {
 	if chain := s.Leaf.Chain(); !bytes.Equal(seen.Cert, chain) {
 		found = append(found, Deviation{CertFile, describe(seen.Cert, chain), describe(chain, nil)})
 	}
-	if !s.keyIsThere(seen) {
+	if key, ok := s.key(seen); !ok {
 		found = append(found, Deviation{KeyFile, describeKey(seen.Key), "the leaf's key"})
+	} else if !bytes.Equal(seen.Key, key) {
+		found = append(found, Deviation{KeyFile, "the leaf's key with other bytes around it", "the leaf's key"})
 	}
 	if bundle := w.Bundle.PEM(); !bytes.Equal(seen.CA, bundle) {
 		found = append(found, Deviation{CAFile, describe(seen.CA, bundle), describe(bundle, nil)})
@@ -182,15 +186,33 @@ func compare(s State, w World, seen Seen) []Deviation {
 	return found
 }
 
-// keyIsThere says whether the target holds the private key of the recorded leaf. The record has the
-// certificate, so with the key alone the leaf is kept.
-func (s *State) keyIsThere(seen Seen) bool {
-	if seen.Key == nil {
-		return false
+// maxKey bounds what is parsed as a private key, in bytes of PEM: RSA-4096 has some 3,300. Checking a key
+// takes time that grows with the cube of its size, and others may have written it.
+const maxKey = 8 << 10
+
+// key is the private key of the recorded leaf, if the target holds it, in the form in which it is written.
+// The record has the certificate, so with the key alone the leaf is kept.
+func (s *State) key(seen Seen) (encoded []byte, ok bool) {
+	if len(seen.Key) == 0 || len(seen.Key) > maxKey {
+		return nil, false
 	}
 	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Leaf.Certificate().Raw})
-	_, err := tls.X509KeyPair(leaf, seen.Key)
-	return err == nil
+	pair, err := tls.X509KeyPair(leaf, seen.Key)
+	if err != nil {
+		return nil, false
+	}
+	encoded, err = encodeKey(pair.PrivateKey)
+	return encoded, err == nil
+}
+
+// encodeKey writes a private key as it stands in tls.key: PKCS #8 in PEM.
+func encodeKey(key crypto.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(der)
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
 // describe tells a file of certificates by the fingerprint of its first one.

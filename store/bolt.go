@@ -45,6 +45,8 @@ type Bolt struct {
 	db     *bolt.DB
 	file   *os.File     // the one that bbolt opened and locked
 	filled atomic.Int64 // bytes of the file that are written, see fill
+
+	damaged atomic.Pointer[error] // what was met in the file that must not be written any more
 }
 
 // BoltExists says whether there is a store file at path; an empty file, which a crash in the first
@@ -81,10 +83,10 @@ func OpenBolt(path string, lockTimeout time.Duration) (*Bolt, error) {
 	}
 	db.AllocSize = allocSize
 	b.db = db
-	if err := b.prepare(path); err != nil {
+	if err := b.guard(func() error { return b.prepare(path) }); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	if err := b.fill(); err != nil {
+	if err := b.guard(b.fill); err != nil {
 		return nil, errors.Join(fmt.Errorf("fill store %s: %w", path, err), db.Close())
 	}
 	// bbolt syncs the file but not the folder that names it: without this a power cut can lose the store.
@@ -202,34 +204,56 @@ func (b *Bolt) schema() (is uint64, marked bool, err error) {
 
 // View implements [Store].
 func (b *Bolt) View(fn func(Reader) error) error {
-	return b.db.View(func(tx *bolt.Tx) error {
-		return fn(boltTx{bucket: tx.Bucket(dataBucket), err: new(error)})
+	return b.guard(func() error {
+		return b.db.View(func(tx *bolt.Tx) error {
+			return fn(boltTx{bucket: tx.Bucket(dataBucket), err: new(error)})
+		})
 	})
 }
 
 // Update implements [Store]; each is one commit of its own.
 func (b *Bolt) Update(fn func(Writer) error) error {
+	if damage := b.damaged.Load(); damage != nil {
+		return *damage
+	}
 	var size int64
-	err := b.db.Update(func(tx *bolt.Tx) error {
-		w := boltTx{bucket: tx.Bucket(dataBucket), err: new(error)}
-		if err := fn(w); err != nil {
-			return err
-		}
-		size = tx.Size()
-		return *w.err
+	err := b.guard(func() error {
+		return b.db.Update(func(tx *bolt.Tx) error {
+			w := boltTx{bucket: tx.Bucket(dataBucket), err: new(error)}
+			if err := fn(w); err != nil {
+				return err
+			}
+			size = tx.Size()
+			return *w.err
+		})
 	})
 	if err == nil && size > b.filled.Load() {
 		// The update is durable; a disk that has no room for zeros shows in the next one.
-		_ = b.fill()
+		_ = b.guard(b.fill)
 	}
 	return err
 }
 
+// guard turns the panics and memory faults with which bbolt meets a damaged page into an error. Nothing is
+// written after that: a page that was freed wrongly would be written over.
+func (b *Bolt) guard(do func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("store %s is damaged, put a copy of it back: %v", b.db.Path(), p)
+			b.damaged.CompareAndSwap(nil, &err)
+		}
+	}()
+	return do()
+}
+
 // Snapshot implements [Store]: the copy is a bbolt file.
 func (b *Bolt) Snapshot(w io.Writer) (n int64, err error) {
-	err = b.db.View(func(tx *bolt.Tx) error {
-		n, err = tx.WriteTo(w)
-		return err
+	err = b.guard(func() error {
+		return b.db.View(func(tx *bolt.Tx) error {
+			n, err = tx.WriteTo(w)
+			return err
+		})
 	})
 	return n, err
 }

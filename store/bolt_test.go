@@ -1,9 +1,11 @@
 package store_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,6 +158,68 @@ func TestBoltRefusesWhatIsNoStore(t *testing.T) {
 				t.Errorf("the refused file was changed (%v)", err)
 			}
 		})
+	}
+}
+
+// TestBoltMeetsDamage flips bits all over a store. Whatever they hit, opening, reading and writing end with
+// what was written or with an error, never with a panic.
+func TestBoltMeetsDamage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	s := open(t, path)
+	for i := range 300 {
+		must(t, s.Update(func(w store.Writer) error {
+			w.Put(fmt.Sprintf("key %03d", i), []byte(strings.Repeat("v", 200)))
+			return nil
+		}))
+	}
+	must(t, s.Close())
+	good, err := os.ReadFile(path)
+	must(t, err)
+	random := rand.New(rand.NewPCG(1, 2))
+	failed := 0
+	for range 300 {
+		damaged := bytes.Clone(good[:200<<10])
+		page := random.IntN(len(damaged)/4096) * 4096
+		for range 1 + random.IntN(8) {
+			damaged[page+random.IntN(40)] ^= 1 << random.IntN(8) // headers and element tables
+		}
+		path := filepath.Join(t.TempDir(), "test.db")
+		must(t, os.WriteFile(path, damaged, 0o600))
+		if useDamaged(path) != nil {
+			failed++
+		}
+	}
+	if failed < 10 {
+		t.Errorf("only %d of 300 damages were met: the test does not reach them", failed)
+	}
+}
+
+// useDamaged opens, reads, and writes; it returns the first error.
+func useDamaged(path string) error {
+	s, err := store.OpenBolt(path, timeout)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	read := s.View(func(r store.Reader) error {
+		for range r.Scan(store.Prefix("")) {
+		}
+		return nil
+	})
+	var wrote error
+	for i := 0; i < 20 && wrote == nil; i++ {
+		wrote = s.Update(func(w store.Writer) error {
+			w.Put(fmt.Sprintf("key %03d", i*15), []byte("new"))
+			return nil
+		})
+	}
+	return errors.Join(read, wrote)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

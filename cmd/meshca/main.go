@@ -14,6 +14,7 @@ import (
 	"os"
 	"strings"
 	_ "time/tzdata" // schedules name time zones, and small images have none
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -78,10 +79,21 @@ func report(stderr io.Writer, err error) int {
 	f := &failure{err: err, code: exitUnknown}
 	errors.As(err, &f)
 	for line := range strings.Lines(f.Error()) {
-		fmt.Fprintf(stderr, "meshca: %s\n", strings.TrimSuffix(line, "\n"))
+		fmt.Fprintf(stderr, "meshca: %s\n", printable(strings.TrimSuffix(line, "\n")))
 	}
 	for _, hint := range f.hints {
-		fmt.Fprintf(stderr, "hint: %s\n", hint)
+		fmt.Fprintf(stderr, "hint: %s\n", printable(hint))
 	}
 	return f.code
+}
+
+// printable takes out what would speak to the terminal instead of to the reader: names of files and words of
+// other programs come from anywhere.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }

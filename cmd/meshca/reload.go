@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"reflect"
 
@@ -23,7 +22,7 @@ func (s *server) reloadOnChange(ctx context.Context) error {
 	last := s.loaded
 	for {
 		// A file that is away for a moment is being replaced: its coming back is another event.
-		if now, err := os.ReadFile(s.path); err == nil && !bytes.Equal(now, last) {
+		if now, err := config.Read(s.path); err == nil && !bytes.Equal(now, last) {
 			last = now
 			s.reload(ctx)
 		}

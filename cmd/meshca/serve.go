@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -68,11 +69,8 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 	if err != nil {
 		return err
 	}
-	// Read before it is loaded: a change in between is then seen as one.
-	loaded, err := os.ReadFile(o.config)
-	if err != nil && o.config != "" {
-		return err
-	}
+	// Before it is loaded: a change in between is then seen as one. Loading says what is wrong with it.
+	loaded, _ := config.Read(o.config)
 	cfg, err := loadConfig(o.config)
 	if err != nil {
 		return err
@@ -91,7 +89,10 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 	// one does so again.
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, func() {
+		stop()
+		time.AfterFunc(endAfter, s.abandon)
+	})
 	if err := s.engine.Start(ctx); err != nil && ctx.Err() == nil {
 		return refused(err)
 	}
@@ -106,6 +107,16 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 			cfg.Store.Bolt.Path, cfg.Seal.KeyFile, cfg.Target.Directory.Path)
 	}
 	return err
+}
+
+// endAfter is how long after a signal the process is ended whatever it waits for: a folder's file system can
+// hang. Everything that was committed is durable.
+const endAfter = 4 * time.Second
+
+// abandon ends the process.
+func (s *server) abandon() {
+	s.log.Error("ended without waiting any longer: something hangs; all that was committed is on disk")
+	os.Exit(exitNo)
 }
 
 // refused gives the errors of a start their hints, and the exit code of a refusal.
@@ -156,6 +167,7 @@ func (s *server) build(cmd *cobra.Command, o serveOptions) error {
 		return &failure{err: err, code: exitNo, hints: []string{
 			"if the clock is right: move the store and its seal away and start with --new-root, which says what will break"}}
 	}
+	s.warnOfLoosePlaces()
 	if err := s.listen(); err != nil {
 		return err
 	}
@@ -173,6 +185,17 @@ func (s *server) build(cmd *cobra.Command, o serveOptions) error {
 		Log:      s.log,
 	})
 	return nil
+}
+
+// warnOfLoosePlaces names what others than the owner may change: who may write beside the seal can exchange
+// it, and who may write beside the store can put an old copy back.
+func (s *server) warnOfLoosePlaces() {
+	store, seal := s.cfg.Store.Bolt.Path, s.cfg.Seal.KeyFile
+	for _, path := range []string{filepath.Dir(store), store, filepath.Dir(seal)} {
+		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o022 != 0 {
+			s.log.Warn("others may write here: take that right away", "path", path, "mode", fmt.Sprintf("%04o", info.Mode().Perm()))
+		}
+	}
 }
 
 // boot opens the store and finds or founds the CA in it.

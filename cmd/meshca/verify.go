@@ -92,6 +92,7 @@ func readDirs(dirs []string) ([]verify.Service, error) {
 			return nil, err
 		}
 		for _, s := range services {
+			s.Name, s.CertName, s.KeyName = printable(s.Name), printable(s.CertName), printable(s.KeyName)
 			count[s.Name]++
 			from = append(from, dir)
 			all = append(all, s)

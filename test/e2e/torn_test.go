@@ -73,11 +73,12 @@ func TestTidy(t *testing.T) {
 	p := m.Start()
 	CheckInvariants(t, m)
 	const longReplaced, justReplaced = "..2020_01_01_00_00_00.000000000", "..2020_01_02_00_00_00.000000000"
-	for _, name := range []string{longReplaced, justReplaced, "..tmp_tls.crt", "..not_ours", "2020"} {
+	for _, name := range []string{longReplaced, justReplaced, "..tmp_theirs", "..not_ours", "2020"} {
 		must(t, os.Mkdir(m.Path("pgadmin", name), 0o755))
 	}
+	must(t, os.Symlink(".", m.Path("pgadmin", "..tmp_ours"))) // a crash left it
 	m.AwaitSweep(p)
-	for name, want := range map[string]bool{longReplaced: false, justReplaced: true, "..tmp_tls.crt": false, "..not_ours": true, "2020": true} {
+	for name, want := range map[string]bool{longReplaced: false, justReplaced: true, "..tmp_ours": false, "..tmp_theirs": true, "..not_ours": true, "2020": true} {
 		if _, err := os.Stat(m.Path("pgadmin", name)); (err == nil) != want {
 			t.Errorf("%s is there: %v, want %v", name, err == nil, want)
 		}
