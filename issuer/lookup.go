@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"math"
 
 	"github.com/meshca/meshca/profile"
 	"github.com/meshca/meshca/store"
@@ -39,12 +40,24 @@ func Claim(st store.Store, services []string) error {
 // over. It is nil where there is none. known says whether the store has any record of the service, or a
 // claim to it.
 func (i *Issuer) Current(service string) (leaf *Leaf, known bool, err error) {
+	return i.held(service, math.MaxUint64)
+}
+
+// Before is the service's newest certificate older than l that a live process may hold, nil where there
+// is none.
+func (i *Issuer) Before(l *Leaf) (*Leaf, error) {
+	leaf, _, err := i.held(l.record.Service, l.record.Seq)
+	return leaf, err
+}
+
+// held is Current among the records before a sequence number.
+func (i *Issuer) held(service string, before uint64) (leaf *Leaf, known bool, err error) {
 	err = i.store.View(func(r store.Reader) error {
 		var found *Record
 		_, known = r.Get(claimPrefix + service)
 		err := newest(r, service, func(record *Record) bool {
 			known = true
-			if record.State != Undelivered {
+			if record.Seq < before && record.State != Undelivered {
 				found = record
 			}
 			return found == nil
@@ -56,26 +69,6 @@ func (i *Issuer) Current(service string) (leaf *Leaf, known bool, err error) {
 		return err
 	})
 	return leaf, known, err
-}
-
-// Before is the service's newest certificate older than l that a live process may hold, nil where there
-// is none.
-func (i *Issuer) Before(l *Leaf) (leaf *Leaf, err error) {
-	err = i.store.View(func(r store.Reader) error {
-		var found *Record
-		err := newest(r, l.record.Service, func(record *Record) bool {
-			if record.Seq < l.record.Seq && record.State != Undelivered {
-				found = record
-			}
-			return found == nil
-		})
-		if err != nil || found == nil {
-			return err
-		}
-		leaf, err = i.load(found)
-		return err
-	})
-	return leaf, err
 }
 
 // Recorded says whether the store has the record of exactly this certificate.

@@ -26,12 +26,11 @@ var ErrLocked = errors.New("another process holds it")
 
 // A SchemaError says that a store was written by another version of the program.
 type SchemaError struct {
-	Path     string
 	Is, Want uint64
 }
 
 func (e *SchemaError) Error() string {
-	return fmt.Sprintf("store %s has schema %d, this program knows schema %d", e.Path, e.Is, e.Want)
+	return fmt.Sprintf("it has schema %d, this program knows schema %d", e.Is, e.Want)
 }
 
 var (
@@ -83,11 +82,8 @@ func OpenBolt(path string, lockTimeout time.Duration) (*Bolt, error) {
 	}
 	db.AllocSize = allocSize
 	b.db = db
-	if err := b.guard(func() error { return b.prepare(path) }); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	if err := b.guard(b.fill); err != nil {
-		return nil, errors.Join(fmt.Errorf("fill store %s: %w", path, err), db.Close())
+	if err := b.guard(b.prepare); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
 	}
 	// bbolt syncs the file but not the folder that names it: without this a power cut can lose the store.
 	if err := syncDir(dir); err != nil {
@@ -103,38 +99,43 @@ const allocSize = 2 << 20
 // outgrows it must be mapped anew, for which an Update waits until no View is open.
 const mapSize = 1 << 30
 
-// open turns the panics and memory faults with which bbolt meets a damaged file into an error.
+// open opens and locks the file.
 func (b *Bolt) open(path string, lockTimeout time.Duration) (db *bolt.DB, err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the file is damaged: %v", p)
-		}
-	}()
-	return bolt.Open(path, 0o600, &bolt.Options{
-		Timeout:         lockTimeout,
-		FreelistType:    bolt.FreelistMapType,
-		InitialMmapSize: mapSize,
-		NoStatistics:    true,
-		OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
-			f, err = os.OpenFile(name, flag, mode)
-			b.file = f
-			return f, err
-		},
+	err = b.guard(func() error {
+		db, err = bolt.Open(path, 0o600, &bolt.Options{
+			Timeout:         lockTimeout,
+			FreelistType:    bolt.FreelistMapType,
+			InitialMmapSize: mapSize,
+			NoStatistics:    true,
+			OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+				f, err = os.OpenFile(name, flag, mode)
+				b.file = f
+				return f, err
+			},
+		})
+		return err
 	})
+	return db, err
 }
 
-// prepare refuses a store of another schema and marks a new one with ours.
-func (b *Bolt) prepare(path string) error {
+// prepare refuses a store of another schema, marks a new one with ours, and fills the file.
+func (b *Bolt) prepare() error {
 	is, marked, err := b.schema()
 	switch {
 	case err != nil:
 		return err
 	case marked && is != Schema:
-		return &SchemaError{Path: path, Is: is, Want: Schema}
-	case marked:
-		return nil
+		return &SchemaError{Is: is, Want: Schema}
+	case !marked:
+		if err := b.mark(); err != nil {
+			return err
+		}
 	}
+	return b.fill()
+}
+
+// mark makes the buckets of a new store, and writes our schema.
+func (b *Bolt) mark() error {
 	return b.db.Update(func(tx *bolt.Tx) error {
 		if _, err := tx.CreateBucketIfNotExists(dataBucket); err != nil {
 			return err
@@ -240,7 +241,7 @@ func (b *Bolt) guard(do func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("store %s is damaged, put a copy of it back: %v", b.db.Path(), p)
+			err = fmt.Errorf("the store is damaged, put a copy of it back: %v", p)
 			b.damaged.CompareAndSwap(nil, &err)
 		}
 	}()
