@@ -5,7 +5,7 @@
 EXAMPLE := examples/local
 GO      ?= go
 
-.PHONY: help build run run-clean test race kill bench fuzz generate
+.PHONY: help build run run-clean test race kill bench fuzz generate cluster-up cluster-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -40,3 +40,9 @@ fuzz: ## fuzz each parser of outside bytes for a minute
 
 generate: ## make the generated files anew
 	@$(GO) generate ./...
+
+cluster-up: ## start a real kube-apiserver and etcd; builds them at first use, some ten minutes
+	@$(GO) build -o bin/cluster ./test/cluster/cmd && bin/cluster up
+
+cluster-down: ## end it, and remove all of it
+	@$(GO) build -o bin/cluster ./test/cluster/cmd && bin/cluster down

@@ -1,0 +1,286 @@
+// Package cluster starts a real etcd and kube-apiserver for tests and for people, without root and without a
+// network: several at once, each on free ports of 127.0.0.1, with RBAC.
+//
+// # What it guarantees
+//
+// Every process that it starts ends with Stop, and also when the process that started it ends in any way: the
+// kernel ends the children then.
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/meshca/meshca/test/need"
+)
+
+// ServiceRange is the range of Service addresses: one that no host routes.
+const ServiceRange = "198.19.0.0/16"
+
+const (
+	readyWithin = 60 * time.Second // usually 5 s
+	stopWithin  = 10 * time.Second
+)
+
+// Options say what is started.
+type Options struct {
+	// Dir is where everything lies: certificates, kubeconfig, logs, etcd's data. It must exist.
+	Dir string
+	// ControllerManager starts the controller manager too: garbage collection, ServiceAccounts, rollouts.
+	ControllerManager bool
+}
+
+// A Cluster is a running API server.
+type Cluster struct {
+	Kubeconfig string // of cluster-admin
+	Kubectl    string // path of the program
+	Server     string // https URL
+
+	processes []*process
+}
+
+// Need starts a cluster for a test and stops it at its end. Where the programs are not built the test is
+// skipped, or they are built where skips are failures.
+func Need(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	if !Built() && os.Getenv("MESHCA_TEST_REQUIRE") != "all" {
+		need.Skip(t, "kube-apiserver is not built (make cluster-up builds it)")
+	}
+	if err := Build(t.Context(), t.Output()); err != nil {
+		t.Fatal(err)
+	}
+	if o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
+	c, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// Start starts a cluster of programs that are built, and returns when the API server is ready. After an error
+// nothing is left running.
+func Start(ctx context.Context, o Options) (c *Cluster, err error) {
+	bin, err := Binaries()
+	if err != nil {
+		return nil, err
+	}
+	c = &Cluster{Kubectl: filepath.Join(bin, "kubectl")}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Stop())
+		}
+	}()
+	ca, err := newAuthority(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	c.Server = fmt.Sprintf("https://127.0.0.1:%d", ports[2])
+	if err := errors.Join(ca.issue("etcd", "etcd"), ca.issue("apiserver", "kube-apiserver"), ca.issue("serviceaccounts", "serviceaccounts"),
+		ca.issue("admin", "admin", "system:masters"), ca.issue("controller-manager", "system:kube-controller-manager")); err != nil {
+		return nil, err
+	}
+	if c.Kubeconfig, err = ca.kubeconfig("admin", c.Server); err != nil {
+		return nil, err
+	}
+	if err := c.start(bin, o.Dir, "etcd", etcdFlags(o.Dir, ports)...); err != nil {
+		return nil, err
+	}
+	if err := c.start(bin, o.Dir, "kube-apiserver", apiserverFlags(o.Dir, ports)...); err != nil {
+		return nil, err
+	}
+	if err := c.awaitReady(ctx, o.Dir); err != nil {
+		return nil, err
+	}
+	if !o.ControllerManager {
+		return c, nil
+	}
+	// After the API server is ready: before, it ends for want of its role.
+	manager, err := ca.kubeconfig("controller-manager", c.Server)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.start(bin, o.Dir, "kube-controller-manager", "--kubeconfig="+manager, "--secure-port=0", "--leader-elect=false",
+		"--use-service-account-credentials", "--service-account-private-key-file="+filepath.Join(o.Dir, "serviceaccounts.key"),
+		"--root-ca-file="+filepath.Join(o.Dir, "ca.crt"))
+}
+
+func etcdFlags(dir string, ports []int) []string {
+	in := func(name string) string { return filepath.Join(dir, name) }
+	client, peer := fmt.Sprintf("https://127.0.0.1:%d", ports[0]), fmt.Sprintf("http://127.0.0.1:%d", ports[1])
+	return []string{
+		"--data-dir=" + in("etcd"), "--unsafe-no-fsync",
+		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=default=" + peer,
+		"--cert-file=" + in("etcd.crt"), "--key-file=" + in("etcd.key"),
+		"--client-cert-auth", "--trusted-ca-file=" + in("ca.crt"),
+	}
+}
+
+func apiserverFlags(dir string, ports []int) []string {
+	in := func(name string) string { return filepath.Join(dir, name) }
+	return []string{
+		fmt.Sprintf("--etcd-servers=https://127.0.0.1:%d", ports[0]),
+		"--etcd-cafile=" + in("ca.crt"), "--etcd-certfile=" + in("apiserver.crt"), "--etcd-keyfile=" + in("apiserver.key"),
+		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", ports[2]),
+		"--endpoint-reconciler-type=none", "--service-cluster-ip-range=" + ServiceRange,
+		"--client-ca-file=" + in("ca.crt"), "--tls-cert-file=" + in("apiserver.crt"), "--tls-private-key-file=" + in("apiserver.key"),
+		"--authorization-mode=Node,RBAC",
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file=" + in("serviceaccounts.pub"), "--service-account-signing-key-file=" + in("serviceaccounts.key"),
+	}
+}
+
+// awaitReady asks /readyz until it says yes, a server has ended, or ctx has.
+func (c *Cluster) awaitReady(ctx context.Context, dir string) error {
+	pem, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "admin.crt"), filepath.Join(dir, "admin.key"))
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}},
+	}}
+	defer client.CloseIdleConnections()
+	for deadline := time.Now().Add(readyWithin); time.Now().Before(deadline); {
+		if response, err := client.Get(c.Server + "/readyz"); err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		for _, p := range c.processes {
+			if p.ended() {
+				return fmt.Errorf("%s has ended: see %s", p.name, p.log)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("the API server is not ready after %s: see the logs in %s", readyWithin, dir)
+}
+
+// Stop ends all processes, the last started first, and waits for their end.
+func (c *Cluster) Stop() error {
+	var errs []error
+	for i := len(c.processes) - 1; i >= 0; i-- {
+		errs = append(errs, c.processes[i].stop())
+	}
+	c.processes = nil
+	return errors.Join(errs...)
+}
+
+// PIDs lists the running processes.
+func (c *Cluster) PIDs() []int {
+	var pids []int
+	for _, p := range c.processes {
+		pids = append(pids, p.cmd.Process.Pid)
+	}
+	return pids
+}
+
+// freePorts lists ports of 127.0.0.1 that nobody listens on. Somebody may take one before it is used: then
+// the start fails, and says so.
+func freePorts(n int) (ports []int, err error) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+// A process is one running program.
+type process struct {
+	name, log string
+	cmd       *exec.Cmd
+	done      chan struct{} // closed at its end
+}
+
+// start starts a program with its output in DIR/NAME.log.
+func (c *Cluster) start(bin, dir, name string, args ...string) error {
+	p := &process{name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
+	out, err := os.Create(p.log)
+	if err != nil {
+		return err
+	}
+	p.cmd = exec.Command(filepath.Join(bin, name), args...)
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() { // ends with the program: owned by p
+		defer close(p.done)
+		defer out.Close()
+		// The kernel ends the child with the thread that made it, so that thread stays until the end.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait() // how it ended is in its log
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	c.processes = append(c.processes, p)
+	return nil
+}
+
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop asks the program to end, and ends it where it does not.
+func (p *process) stop() error {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-p.done:
+	case <-time.After(stopWithin):
+		if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return err
+		}
+		<-p.done
+	}
+	return nil
+}
