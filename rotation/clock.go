@@ -7,9 +7,8 @@ import (
 	"github.com/meshca/meshca/store"
 )
 
-// loadLastRun reads when the schedule's job last ran; at the first start it counts as just run, since the
-// first pass issues everything.
-func (e *Engine) loadLastRun(now time.Time) error {
+// loadLastRun reads when the schedule's job last ran.
+func (e *Engine) loadLastRun() error {
 	err := e.Store.View(func(r store.Reader) error {
 		value, ok := r.Get(lastRunKey)
 		if !ok {
@@ -22,6 +21,12 @@ func (e *Engine) loadLastRun(now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("read the last run of the schedule: %w", err)
 	}
+	return nil
+}
+
+// beginClock compares the clock with the last run. At the first start the job counts as just run, since the
+// first pass issues everything.
+func (e *Engine) beginClock(now time.Time) error {
 	if e.lastRun.IsZero() {
 		return e.saveLastRun(now)
 	}

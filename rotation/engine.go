@@ -115,7 +115,7 @@ func (e *RefusedError) Error() string {
 // another meshca's, or newer than the store, it returns a *RefusedError and has changed nothing.
 func (e *Engine) Start(ctx context.Context) error {
 	now := e.now()
-	if err := e.loadLastRun(now); err != nil {
+	if err := e.loadLastRun(); err != nil {
 		return err
 	}
 	for _, name := range e.Issuer.Services() {
@@ -126,6 +126,9 @@ func (e *Engine) Start(ctx context.Context) error {
 		e.services[name] = s
 	}
 	if err := e.admit(ctx, now); err != nil {
+		return err
+	}
+	if err := e.beginClock(now); err != nil {
 		return err
 	}
 	e.pass(ctx, e.names(), true, now)
