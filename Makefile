@@ -37,6 +37,7 @@ fuzz: ## fuzz each parser of outside bytes for a minute
 	@$(GO) test -run xxx -fuzz FuzzParse$$ -fuzztime 60s ./config
 	@$(GO) test -run xxx -fuzz FuzzParseSchedule -fuzztime 60s ./config
 	@$(GO) test -run xxx -fuzz FuzzCheck -fuzztime 60s -fuzzminimizetime 10x ./verify
+	@$(GO) test -run xxx -fuzz FuzzParseMark -fuzztime 60s ./localdir
 
 generate: ## make the generated files anew
 	@$(GO) generate ./...
