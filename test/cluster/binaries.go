@@ -94,7 +94,7 @@ func build(ctx context.Context, module, pkg, path string) error {
 	flags := "-s -w -X " + component + "gitVersion=" + kubernetesVersion + " -X " + component + "gitMajor=1 -X " + component + "gitMinor=37"
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", flags, "-o", path+".new", pkg)
 	cmd.Dir = module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly -buildvcs=false")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w\n%s", err, bytes.TrimSpace(out))
 	}
