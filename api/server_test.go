@@ -146,53 +146,6 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreBounded: whoever opens more waits, and is served when others have gone.
-func TestConnectionsAreBounded(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- api.Serve(ctx, l, api.Status(&engine{}), slog.New(slog.DiscardHandler)) }()
-	const request = "GET /v1/status HTTP/1.1\r\nHost: meshca\r\n\r\n"
-	open := make([]net.Conn, 65)
-	answered := make(chan int, len(open))
-	for i := range open {
-		if open[i], err = net.Dial("tcp", l.Addr().String()); err != nil {
-			t.Fatal(err)
-		}
-		defer open[i].Close()
-		go func() {
-			if _, err := io.WriteString(open[i], request); err != nil {
-				return
-			}
-			if _, err := io.ReadFull(open[i], make([]byte, 8)); err == nil {
-				answered <- i
-			}
-		}()
-		if i < 64 { // one after the other, so that the last is the one too many
-			<-answered
-		}
-	}
-	select {
-	case i := <-answered:
-		t.Errorf("connection %d was served beside 64 others", i)
-	case <-time.After(50 * time.Millisecond):
-	}
-	open[0].Close()
-	if i := <-answered; i != 64 {
-		t.Errorf("connection %d was answered, want the one that waited", i)
-	}
-	stop()
-	for _, c := range open {
-		c.Close()
-	}
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-}
-
 // TestServeEndsWhileClientsHang: connections that say nothing do not hold up the end.
 func TestServeEndsWhileClientsHang(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -2,6 +2,7 @@ package issuer_test
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -227,6 +228,75 @@ func TestFaults(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestFaultsOfOtherWrites breaks each write that is no issuance, in both ways. Done again it has its effect
+// once, and records and indexes agree at every moment.
+func TestFaultsOfOtherWrites(t *testing.T) {
+	for name, write := range map[string]func(*issuer.Issuer, store.Store, *issuer.Leaf) error{
+		"mark delivered":   func(i *issuer.Issuer, _ store.Store, l *issuer.Leaf) error { return i.MarkDelivered(l) },
+		"mark undelivered": func(i *issuer.Issuer, _ store.Store, l *issuer.Leaf) error { return i.MarkUndelivered(l) },
+		"claim": func(_ *issuer.Issuer, st store.Store, _ *issuer.Leaf) error {
+			return issuer.Claim(st, []string{"envoy"})
+		},
+		"prune": func(i *issuer.Issuer, _ store.Store, _ *issuer.Leaf) error {
+			_, err := i.Prune(now.Add(10000*time.Hour), 100)
+			return err
+		},
+	} {
+		for _, fault := range storetest.Faults() {
+			t.Run(name+", "+fault.String(), func(t *testing.T) {
+				sound, f := newIssuer(t, "pgadmin")
+				for range 2 {
+					issue(t, sound, "pgadmin", now)
+				}
+				leaf := issue(t, sound, "pgadmin", now)
+				want := dump(t, f.Store, sound, leaf, write)
+
+				again, g := newIssuer(t, "pgadmin")
+				for range 2 {
+					issue(t, again, "pgadmin", now)
+				}
+				leaf = issue(t, again, "pgadmin", now)
+				faulty := storetest.NewFaulty(g.Store, 1, fault)
+				i := issuer.New(faulty, g.Authority)
+				if err := write(i, faulty, leaf); !errors.Is(err, storetest.ErrInjected) {
+					t.Fatalf("%v, want the fault", err)
+				}
+				checkRecords(t, g)
+				if got := dump(t, g.Store, again, leaf, write); got != want {
+					t.Errorf("done again it leaves %s, want %s", got, want)
+				}
+			})
+		}
+	}
+}
+
+// dump writes, and tells how many keys of each kind there are then, and the states of the records.
+func dump(t *testing.T, st store.Store, i *issuer.Issuer, leaf *issuer.Leaf, write func(*issuer.Issuer, store.Store, *issuer.Leaf) error) string {
+	t.Helper()
+	if err := write(i, st, leaf); err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	err := st.View(func(r store.Reader) error {
+		for key, value := range r.Scan(store.Prefix("")) {
+			kind, _, _ := strings.Cut(key, "/")
+			if kind == "cert" {
+				var record issuer.Record
+				if err := json.Unmarshal(value, &record); err != nil {
+					return err
+				}
+				kind += " " + string(record.State)
+			}
+			counts[kind]++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint(counts) // maps are printed in the order of their keys
 }
 
 func TestCurrentAndStates(t *testing.T) {
