@@ -205,11 +205,13 @@ func (b *Bolt) schema() (is uint64, marked bool, err error) {
 
 // View implements [Store].
 func (b *Bolt) View(fn func(Reader) error) error {
+	var t boltTx
 	return b.guard(func() error {
 		return b.db.View(func(tx *bolt.Tx) error {
-			return fn(boltTx{bucket: tx.Bucket(dataBucket), err: new(error)})
+			t.bucket = tx.Bucket(dataBucket)
+			return t.run(func() error { return fn(&t) })
 		})
-	})
+	}, &t)
 }
 
 // Update implements [Store]; each is one commit of its own.
@@ -218,16 +220,17 @@ func (b *Bolt) Update(fn func(Writer) error) error {
 		return *damage
 	}
 	var size int64
+	var t boltTx
 	err := b.guard(func() error {
 		return b.db.Update(func(tx *bolt.Tx) error {
-			w := boltTx{bucket: tx.Bucket(dataBucket), err: new(error)}
-			if err := fn(w); err != nil {
+			t.bucket = tx.Bucket(dataBucket)
+			if err := t.run(func() error { return fn(&t) }); err != nil {
 				return err
 			}
 			size = tx.Size()
-			return *w.err
+			return t.err
 		})
-	})
+	}, &t)
 	if err == nil && size > b.filled.Load() {
 		// The update is durable; a disk that has no room for zeros shows in the next one.
 		_ = b.guard(b.fill)
@@ -236,11 +239,15 @@ func (b *Bolt) Update(fn func(Writer) error) error {
 }
 
 // guard turns the panics and memory faults with which bbolt meets a damaged page into an error. Nothing is
-// written after that: a page that was freed wrongly would be written over.
-func (b *Bolt) guard(do func() error) (err error) {
+// written after that: a page that was freed wrongly would be written over. A panic of a caller's own code,
+// between the calls of its transaction, is none of the store's, and goes on.
+func (b *Bolt) guard(do func() error, txs ...*boltTx) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
+			if len(txs) > 0 && txs[0].outside {
+				panic(p)
+			}
 			err = fmt.Errorf("the store is damaged, put a copy of it back: %v", p)
 			b.damaged.CompareAndSwap(nil, &err)
 		}
@@ -270,40 +277,66 @@ func (b *Bolt) Size() int64 {
 // Close implements [Store].
 func (b *Bolt) Close() error { return b.db.Close() }
 
-// boltTx is one transaction; err is the first error of its writes.
+// boltTx is one transaction.
 type boltTx struct {
-	bucket *bolt.Bucket
-	err    *error
+	bucket  *bolt.Bucket
+	err     error // the first of its writes
+	outside bool  // the caller's own code runs
 }
 
-func (t boltTx) Get(key string) ([]byte, bool) {
-	value := t.bucket.Get([]byte(key))
-	return bytes.Clone(value), value != nil
+// run runs the caller's code.
+func (t *boltTx) run(fn func() error) error {
+	t.outside = true
+	err := fn()
+	t.outside = false
+	return err
 }
 
-func (t boltTx) Put(key string, value []byte) {
-	t.keep(t.bucket.Put([]byte(key), bytes.Clone(value)))
+// inside runs a call of bbolt on behalf of the caller's code.
+func (t *boltTx) inside(do func()) {
+	t.outside = false
+	do()
+	t.outside = true
 }
 
-func (t boltTx) Delete(key string) { t.keep(t.bucket.Delete([]byte(key))) }
+func (t *boltTx) Get(key string) (value []byte, ok bool) {
+	t.inside(func() {
+		found := t.bucket.Get([]byte(key))
+		value, ok = bytes.Clone(found), found != nil
+	})
+	return value, ok
+}
 
-func (t boltTx) keep(err error) {
-	if *t.err == nil {
-		*t.err = err
+func (t *boltTx) Put(key string, value []byte) {
+	t.inside(func() { t.keep(t.bucket.Put([]byte(key), bytes.Clone(value))) })
+}
+
+func (t *boltTx) Delete(key string) {
+	t.inside(func() { t.keep(t.bucket.Delete([]byte(key))) })
+}
+
+func (t *boltTx) keep(err error) {
+	if t.err == nil {
+		t.err = err
 	}
 }
 
-func (t boltTx) Scan(r Range) iter.Seq2[string, []byte] {
+func (t *boltTx) Scan(r Range) iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
-		cursor := t.bucket.Cursor()
-		key, value, next := first(cursor, r)
-		for ; key != nil; key, value = next() {
-			if string(key) < r.From || (r.To != "" && string(key) >= r.To) {
+		var key, value []byte
+		var next func() ([]byte, []byte)
+		t.inside(func() {
+			key, value, next = first(t.bucket.Cursor(), r)
+			key, value = bytes.Clone(key), bytes.Clone(value)
+		})
+		for key != nil && string(key) >= r.From && (r.To == "" || string(key) < r.To) {
+			if !yield(string(key), value) {
 				return
 			}
-			if !yield(string(key), bytes.Clone(value)) {
-				return
-			}
+			t.inside(func() {
+				key, value = next()
+				key, value = bytes.Clone(key), bytes.Clone(value)
+			})
 		}
 	}
 }

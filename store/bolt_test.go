@@ -194,6 +194,31 @@ func TestBoltMeetsDamage(t *testing.T) {
 	}
 }
 
+// TestBoltLetsOthersPanic: a mistake in a caller's function is not the store's damage.
+func TestBoltLetsOthersPanic(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "test.db"))
+	defer s.Close()
+	panics := func() (p any) {
+		defer func() { p = recover() }()
+		return s.Update(func(w store.Writer) error {
+			w.Put("a", []byte("1"))
+			for range w.Scan(store.Prefix("")) {
+				panic("mine")
+			}
+			return nil
+		})
+	}
+	if p := panics(); p != "mine" {
+		t.Errorf("the function's panic became %v", p)
+	}
+	must(t, s.Update(func(w store.Writer) error {
+		if _, ok := w.Get("a"); ok {
+			t.Error("what it wrote is there")
+		}
+		return nil
+	}))
+}
+
 // useDamaged opens, reads, and writes; it returns the first error.
 func useDamaged(path string) error {
 	s, err := store.OpenBolt(path, timeout)
