@@ -15,8 +15,11 @@ package ca
 import (
 	"bytes"
 	"crypto"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,8 +38,11 @@ var ErrWrongSeal = errors.New("another store's seal")
 type Authority struct {
 	identity string
 	epoch    uint64
-	roots    []Root       // in the order of their generations
-	bundle   Bundle       // of the roots that are trusted now
+	roots    []Root              // in the order of their generations
+	trusted  []*x509.Certificate // our roots that are trusted now
+	anchors  []Anchor            // those of other CAs
+	bundles  bundles
+	markKey  []byte       // authenticates what is written outside the store
 	issuing  []*IssuingCA // in the order of their ids
 	current  *IssuingCA   // signs new leaves
 }
@@ -86,12 +92,12 @@ func Open(st store.Store, s *Seal) (*Authority, error) {
 	var issuing []caRecord
 	var state stateRecord
 	err := st.View(func(r store.Reader) error {
-		value, ok := r.Get(stateKey)
-		if !ok {
-			return ErrEmpty
+		var err error
+		if state, err = getState(r); err != nil {
+			return err
 		}
-		if err := json.Unmarshal(value, &state); err != nil {
-			return fmt.Errorf("record %s: %w", stateKey, err)
+		if a.anchors, err = getAnchors(r); err != nil {
+			return err
 		}
 		for key, value := range r.Scan(store.Prefix("ca/root/")) {
 			root, cert, err := parseRecord(key, value)
@@ -155,17 +161,16 @@ func (a *Authority) assemble(s *Seal, state stateRecord, issuing []caRecord) err
 		}
 		byGeneration[root.Generation] = root.Certificate
 	}
-	var trusted []*x509.Certificate
 	for _, g := range state.Trusted {
 		if byGeneration[g] == nil {
 			return fmt.Errorf("root g%d is in the bundle, but the store does not hold it", g)
 		}
-		trusted = append(trusted, byGeneration[g])
+		a.trusted = append(a.trusted, byGeneration[g])
 	}
-	if len(trusted) == 0 {
+	if len(a.trusted) == 0 {
 		return errors.New("the trust bundle is empty")
 	}
-	a.bundle = newBundle(trusted)
+	a.bundles = newBundles(a.trusted, a.anchors)
 	for _, record := range issuing {
 		i, err := openIssuing(s, a.identity, record, byGeneration[record.Generation])
 		if err != nil {
@@ -180,6 +185,10 @@ func (a *Authority) assemble(s *Seal, state stateRecord, issuing []caRecord) err
 		return fmt.Errorf("issuing CA %d signs new leaves, but the store does not hold it", state.Issuing)
 	}
 	// The seal has opened this store's keys, so it is this store's.
+	var err error
+	if a.markKey, err = s.markKey(); err != nil {
+		return err
+	}
 	if remembered, err := StoreIdentity(s.path); err != nil || remembered == a.identity {
 		return err
 	}
@@ -222,8 +231,15 @@ func (a *Authority) Identity() string { return a.identity }
 // Epoch is 1 at the first start, and raised by every change of the trust bundle or the signing root.
 func (a *Authority) Epoch() uint64 { return a.epoch }
 
-// Bundle is the trust bundle of the epoch.
-func (a *Authority) Bundle() Bundle { return a.bundle }
+// Authenticate is the hexadecimal HMAC-SHA-256 of the parts, each with its length, under a key that only the
+// seal gives: who can write to a target cannot make it.
+func (a *Authority) Authenticate(parts ...string) string {
+	mac := hmac.New(sha256.New, a.markKey)
+	for _, part := range parts {
+		fmt.Fprintf(mac, "%d:%s", len(part), part)
+	}
+	return hex.EncodeToString(mac.Sum(nil))
+}
 
 // Roots lists the roots that the store holds, oldest first.
 func (a *Authority) Roots() []Root { return append([]Root(nil), a.roots...) }

@@ -130,11 +130,20 @@ func (s *Seal) open(identity, record string, sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
+// markKey authenticates the marks on what is written under this seal. It is the same for every store, so that
+// what another store wrote under it can be told from what anybody could have written.
+func (s *Seal) markKey() ([]byte, error) { return s.derive("", "meshca marks v1") }
+
+// derive makes a key for one purpose, and for one store unless identity is empty.
+func (s *Seal) derive(identity, purpose string) ([]byte, error) {
+	return hkdf.Key(sha256.New, s.secret, []byte(identity), purpose, 32)
+}
+
 // aead is AES-256-GCM with a random nonce in front of each ciphertext, under a key that is derived from
 // the seal for this purpose and this store alone (HKDF, RFC 5869). The additional data names the record,
 // so a ciphertext that is moved to another record or generation does not open.
 func (s *Seal) aead(identity string) (cipher.AEAD, error) {
-	key, err := hkdf.Key(sha256.New, s.secret, []byte(identity), "meshca private keys v1", 32)
+	key, err := s.derive(identity, "meshca private keys v1")
 	if err != nil {
 		return nil, err
 	}

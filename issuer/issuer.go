@@ -62,7 +62,8 @@ func (l *Leaf) Record() Record { return l.record }
 // Certificate is the parsed leaf. It must not be changed.
 func (l *Leaf) Certificate() *x509.Certificate { return l.cert }
 
-// Chain is the PEM of leaf and issuing CA: what a server presents, the content of tls.crt.
+// Chain is the PEM of leaf and issuing CA: what a server presents, the content of tls.crt. Of a leaf that
+// another CA signed it is what was found.
 func (l *Leaf) Chain() []byte { return bytes.Clone(l.chain) }
 
 // ErrUnknownService is what Issue wraps where the catalogue has no such service.
@@ -71,19 +72,23 @@ var ErrUnknownService = errors.New("the catalogue has no such service")
 // An Issuer issues below one authority into one store.
 type Issuer struct {
 	store     store.Store
-	authority *ca.Authority
+	authority atomic.Pointer[ca.Authority]
 	policies  atomic.Pointer[map[string]Policy]
 }
 
 // New makes an issuer with an empty catalogue.
 func New(st store.Store, authority *ca.Authority) *Issuer {
-	i := &Issuer{store: st, authority: authority}
+	i := &Issuer{store: st}
+	i.authority.Store(authority)
 	i.SetCatalogue(nil)
 	return i
 }
 
 // Authority is the CA that it issues below.
-func (i *Issuer) Authority() *ca.Authority { return i.authority }
+func (i *Issuer) Authority() *ca.Authority { return i.authority.Load() }
+
+// SetAuthority replaces the CA by a later epoch of the same one; requests in flight finish by the old one.
+func (i *Issuer) SetAuthority(a *ca.Authority) { i.authority.Store(a) }
 
 // SetCatalogue replaces all policies at once; requests in flight finish by the old ones.
 func (i *Issuer) SetCatalogue(policies []Policy) {
@@ -130,11 +135,12 @@ func (i *Issuer) sign(req Request, now time.Time) (*x509.Certificate, Record, er
 	if key != policy.Key {
 		return nil, Record{}, fmt.Errorf("the request's key is %s, the catalogue says %s", key, policy.Key)
 	}
-	issuing := i.authority.Issuing()
-	if err := i.authority.CheckTime(now); err != nil {
+	authority := i.Authority()
+	issuing := authority.Issuing()
+	if err := authority.CheckTime(now); err != nil {
 		return nil, Record{}, err
 	}
-	window, err := i.window(policy, now)
+	window, err := policyWindow(policy, issuing, now)
 	if err != nil {
 		return nil, Record{}, err
 	}
@@ -163,7 +169,7 @@ func (i *Issuer) sign(req Request, now time.Time) (*x509.Certificate, Record, er
 		Serial:    SerialString(cert),
 		Service:   policy.Service,
 		Issuing:   issuing.ID,
-		Epoch:     i.authority.Epoch(),
+		Epoch:     authority.Epoch(),
 		IssuedAt:  now.UTC().Truncate(time.Second),
 		NotBefore: cert.NotBefore,
 		NotAfter:  cert.NotAfter,
@@ -217,7 +223,10 @@ func (i *Issuer) commit(cert *x509.Certificate, record Record) (*Leaf, error) {
 
 // leaf makes a Leaf of a committed record.
 func (i *Issuer) leaf(record Record, cert *x509.Certificate) (*Leaf, error) {
-	issuing, ok := i.authority.IssuingByID(record.Issuing)
+	if record.Adopted() {
+		return &Leaf{record: record, cert: cert, chain: record.Chain}, nil
+	}
+	issuing, ok := i.Authority().IssuingByID(record.Issuing)
 	if !ok {
 		return nil, fmt.Errorf("record %d was issued by issuing CA %d, which the store does not hold", record.Seq, record.Issuing)
 	}
@@ -235,20 +244,21 @@ func (i *Issuer) load(record *Record) (*Leaf, error) {
 
 // Ready says whether a leaf could be signed at now for every service of the catalogue.
 func (i *Issuer) Ready(now time.Time) error {
-	if err := errors.Join(i.authority.CheckTime(now), i.authority.Issuing().TestKey()); err != nil {
+	authority := i.Authority()
+	if err := errors.Join(authority.CheckTime(now), authority.Issuing().TestKey()); err != nil {
 		return err
 	}
 	for _, policy := range *i.policies.Load() {
-		if _, err := i.window(policy, now); err != nil {
+		if _, err := policyWindow(policy, authority.Issuing(), now); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// window is the validity that a leaf issued at now would have.
-func (i *Issuer) window(policy Policy, now time.Time) (profile.Window, error) {
-	issuing := i.authority.Issuing().Certificate
+// policyWindow is the validity that a leaf issued at now would have.
+func policyWindow(policy Policy, by *ca.IssuingCA, now time.Time) (profile.Window, error) {
+	issuing := by.Certificate
 	w := profile.LeafWindow(now, policy.Lifetime, policy.Backdate, issuing)
 	if remaining := w.NotAfter.Sub(now); remaining < policy.MinRemaining {
 		return w, fmt.Errorf("%s ends at %s, which would leave %s: less than leaf.minRemaining %s",

@@ -237,7 +237,7 @@ func TestFaultsOfOtherWrites(t *testing.T) {
 		"mark delivered":   func(i *issuer.Issuer, _ store.Store, l *issuer.Leaf) error { return i.MarkDelivered(l) },
 		"mark undelivered": func(i *issuer.Issuer, _ store.Store, l *issuer.Leaf) error { return i.MarkUndelivered(l) },
 		"claim": func(_ *issuer.Issuer, st store.Store, _ *issuer.Leaf) error {
-			return issuer.Claim(st, []string{"envoy"})
+			return st.Update(func(w store.Writer) error { return issuer.Claim(w, "envoy", []string{"a"}) })
 		},
 		"prune": func(i *issuer.Issuer, _ store.Store, _ *issuer.Leaf) error {
 			_, err := i.Prune(now.Add(10000*time.Hour), 100)
@@ -412,7 +412,7 @@ func TestPrune(t *testing.T) {
 
 func TestClaim(t *testing.T) {
 	i, f := newIssuer(t, "pgadmin")
-	if err := issuer.Claim(f.Store, []string{"pgadmin"}); err != nil {
+	if err := f.Store.Update(func(w store.Writer) error { return issuer.Claim(w, "pgadmin", nil) }); err != nil {
 		t.Fatal(err)
 	}
 	if leaf, known, err := i.Current("pgadmin"); leaf != nil || !known || err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"math"
 
@@ -25,15 +26,28 @@ func KeyString(spki []byte) string {
 // claimPrefix marks services whose place an operator gave to this store, whoever wrote there before.
 const claimPrefix = "claim/"
 
-// Claim records that the places of these services are this store's from now on. It is for an operator who
-// has said that the store which wrote them is lost.
-func Claim(st store.Store, services []string) error {
-	return st.Update(func(w store.Writer) error {
-		for _, service := range services {
-			w.Put(claimPrefix+service, nil)
+// Claim records, in the transaction, that the service's place is this store's from now on, although it holds
+// what would be refused otherwise: tokens identify that, and nothing else is accepted by the claim. It is for an
+// operator who has said so.
+func Claim(w store.Writer, service string, tokens []string) error {
+	value, err := json.Marshal(tokens)
+	if err != nil {
+		return err
+	}
+	w.Put(claimPrefix+service, value)
+	return nil
+}
+
+// Claimed lists the tokens that the service was claimed with, nil where it was not.
+func (i *Issuer) Claimed(service string) (tokens []string, err error) {
+	err = i.store.View(func(r store.Reader) error {
+		value, ok := r.Get(claimPrefix + service)
+		if !ok || len(value) == 0 {
+			return nil
 		}
-		return nil
+		return json.Unmarshal(value, &tokens)
 	})
+	return tokens, err
 }
 
 // Current is the service's newest certificate that a live process may hold: undelivered ones are passed
@@ -90,11 +104,14 @@ func (i *Issuer) Recorded(c *x509.Certificate) (recorded bool, err error) {
 }
 
 // Fits says whether the certificate carries what the catalogue grants its service now: names, subject and
-// key type. One that does not is due at once.
+// key type. One that does not is due at once; one that another CA signed is due in its own time.
 func (i *Issuer) Fits(l *Leaf) bool {
 	policy, ok := i.Policy(l.record.Service)
 	if !ok {
 		return false
+	}
+	if l.record.Adopted() {
+		return true
 	}
 	key, err := profile.TypeOf(l.cert.PublicKey)
 	if err != nil || key != policy.Key || l.cert.Subject.CommonName != policy.Identity.CommonName {

@@ -27,7 +27,7 @@ type Record struct {
 	Seq       uint64    `json:"seq"`    // position in the order of issue, from 1
 	Serial    string    `json:"serial"` // lower-case hexadecimal without leading zeros
 	Service   string    `json:"service"`
-	Issuing   int       `json:"issuing"` // id of the issuing CA
+	Issuing   int       `json:"issuing"` // id of the issuing CA, 0 for a leaf that another CA signed
 	Epoch     uint64    `json:"epoch"`
 	IssuedAt  time.Time `json:"issuedAt"` // renewal counts from here, not from the backdated NotBefore
 	NotBefore time.Time `json:"notBefore"`
@@ -35,7 +35,8 @@ type Record struct {
 	Key       string    `json:"key"` // SHA-256 of the SubjectPublicKeyInfo, hexadecimal
 	Reason    string    `json:"reason"`
 	State     State     `json:"state"`
-	Cert      []byte    `json:"cert"` // DER
+	Cert      []byte    `json:"cert"`            // DER
+	Chain     []byte    `json:"chain,omitempty"` // tls.crt as it was found, where another CA signed the leaf
 }
 
 // The keys: a record under its sequence number, and four indexes that lead to it. Numbers are written so
@@ -55,12 +56,15 @@ func number(n uint64) string { return fmt.Sprintf("%016x", n) }
 // indexKeys are the keys under which r is found.
 func (r *Record) indexKeys() []string {
 	seq := number(r.Seq)
-	return []string{
-		serialPrefix + r.Serial,
+	keys := []string{
 		servicePrefix + r.Service + "/" + seq,
-		expiryPrefix + number(uint64(r.NotAfter.Unix())) + "/" + seq,
+		expiryPrefix + number(uint64(max(r.NotAfter.Unix(), 0))) + "/" + seq,
 		keyPrefix + r.Key + "/" + seq,
 	}
+	if !r.Adopted() { // the serials of other CAs may be equal to each other's and to ours
+		keys = append(keys, serialPrefix+r.Serial)
+	}
+	return keys
 }
 
 // appendRecord gives r the next sequence number and writes it with its indexes.
@@ -74,7 +78,7 @@ func appendRecord(w store.Writer, r *Record) error {
 		r.Seq = last + 1
 		break
 	}
-	if _, taken := w.Get(serialPrefix + r.Serial); taken {
+	if _, taken := w.Get(serialPrefix + r.Serial); taken && !r.Adopted() {
 		return fmt.Errorf("serial %s was issued before", r.Serial)
 	}
 	for _, key := range r.indexKeys() {

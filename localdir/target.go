@@ -63,6 +63,7 @@ type mark struct {
 	Epoch   uint64 `json:"epoch"`
 	Bundle  string `json:"bundleSHA256"`
 	Serial  string `json:"serial"`
+	MAC     string `json:"mac"`
 }
 
 // A Target keeps the folders of services below one folder. It implements [rotation.Target].
@@ -78,6 +79,20 @@ func New(root string, now func() time.Time) *Target {
 
 // Place implements [rotation.Target]: the service's folder.
 func (t *Target) Place(service string) string { return filepath.Join(t.root, service) }
+
+// Subject implements [rotation.Target]: the service's name, since a folder may be moved with all that is in it.
+func (t *Target) Subject(service string) string { return service }
+
+// Readers implements [rotation.Target]. Who reads a folder cannot be seen.
+func (t *Target) Readers(context.Context, []string) (map[string]rotation.Readers, error) {
+	return nil, nil
+}
+
+// Publish implements [rotation.Target]. Every service's folder has the bundle, and nobody else knows of it.
+func (t *Target) Publish(context.Context, []byte) error { return nil }
+
+// Tell implements [rotation.Target]. There is nowhere to tell it but the log, where it stands already.
+func (t *Target) Tell(rotation.Notice) {}
 
 // Ready implements [rotation.Target].
 func (t *Target) Ready(context.Context) error { return writable(t.root) }
@@ -243,7 +258,7 @@ func writable(dir string) error {
 }
 
 func markJSON(m rotation.Mark) []byte {
-	data, err := json.MarshalIndent(mark(m), "", "  ")
+	data, err := json.MarshalIndent(mark{m.Store, m.Service, m.Epoch, m.Bundle, m.Serial, m.MAC}, "", "  ")
 	if err != nil {
 		panic("localdir: a mark is strings and a number: " + err.Error())
 	}
@@ -257,11 +272,10 @@ func parseMark(data []byte) *rotation.Mark {
 	if json.Unmarshal(data, &m) != nil || m.Store == "" || profile.CheckLabel(m.Service) != nil {
 		return nil
 	}
-	for _, s := range []string{m.Store, m.Bundle, m.Serial} {
+	for _, s := range []string{m.Store, m.Bundle, m.Serial, m.MAC} {
 		if len(s) > 64 || strings.Trim(s, "0123456789abcdef") != "" {
 			return nil
 		}
 	}
-	parsed := rotation.Mark(m)
-	return &parsed
+	return &rotation.Mark{Store: m.Store, Service: m.Service, Epoch: m.Epoch, Bundle: m.Bundle, Serial: m.Serial, MAC: m.MAC}
 }

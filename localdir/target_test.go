@@ -56,7 +56,7 @@ var material = rotation.Material{
 
 func write(t *testing.T, target *localdir.Target) {
 	t.Helper()
-	if err := target.Write(t.Context(), "pgadmin", material); err != nil {
+	if err := target.Write(t.Context(), "pgadmin", material, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -281,7 +281,7 @@ func TestTheFolderItself(t *testing.T) {
 		if _, err := target.Observe(t.Context(), "pgadmin"); !errors.Is(err, rotation.ErrNotWritable) || !strings.Contains(err.Error(), dir) {
 			t.Errorf("%s: %v, want it named", name, err)
 		}
-		if err := target.Write(t.Context(), "pgadmin", material); err == nil {
+		if err := target.Write(t.Context(), "pgadmin", material, nil); err == nil {
 			t.Errorf("%s was written", name)
 		}
 		if err := target.Tidy(t.Context(), "pgadmin"); err != nil {

@@ -25,8 +25,15 @@ const temporary = "..tmp_"
 // to it. Before the rename readers see the old set whole, after it the new one.
 //
 // All of it goes through an [os.Root]: whoever may write into the folder cannot lead us out of it by links.
-func (t *Target) Write(_ context.Context, service string, m rotation.Material) error {
+func (t *Target) Write(ctx context.Context, service string, m rotation.Material, _ rotation.Version) error {
 	dir := t.Place(service)
+	if m.Key == nil { // leaf and key stay: they go into the new data folder with the rest
+		o, err := t.Observe(ctx, service)
+		if err != nil {
+			return err
+		}
+		m.Cert, m.Key = o.Cert, o.Key
+	}
 	if err := t.makeFolder(dir); err != nil {
 		return err
 	}
@@ -37,7 +44,7 @@ func (t *Target) Write(_ context.Context, service string, m rotation.Material) e
 	defer root.Close()
 	data, err := t.makeData(root, shared(root), m)
 	if err == nil {
-		err = t.swap(root, data)
+		err = t.swap(root, data, m)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("write %s: %w", dir, err), discard(root, data))
@@ -47,8 +54,12 @@ func (t *Target) Write(_ context.Context, service string, m rotation.Material) e
 
 // swap puts a data folder in place. The links of the files lead through ..data, so they are right before
 // and after it.
-func (t *Target) swap(root *os.Root, data string) error {
+func (t *Target) swap(root *os.Root, data string, m rotation.Material) error {
+	content := contents(m)
 	for _, name := range files {
+		if content[name] == nil {
+			continue
+		}
 		if err := t.link(root, name, filepath.Join(dataLink, name)); err != nil {
 			return err
 		}
@@ -108,15 +119,23 @@ func (t *Target) makeData(root *os.Root, shared bool, m rotation.Material) (name
 	if err := root.Chmod(name, mode); err != nil { // past the umask
 		return name, err
 	}
-	content := map[string][]byte{
-		rotation.CertFile: m.Cert, rotation.KeyFile: m.Key, rotation.CAFile: m.CA, MarkFile: markJSON(m.Mark),
-	}
+	content := contents(m)
 	for _, file := range files {
+		if content[file] == nil {
+			continue
+		}
 		if err := writeFile(root, filepath.Join(name, file), content[file], fileMode(file, shared)); err != nil {
 			return name, err
 		}
 	}
 	return name, syncDir(root, name)
+}
+
+// contents are the files of a set; nil is none.
+func contents(m rotation.Material) map[string][]byte {
+	return map[string][]byte{
+		rotation.CertFile: m.Cert, rotation.KeyFile: m.Key, rotation.CAFile: m.CA, MarkFile: markJSON(m.Mark),
+	}
 }
 
 // writeFile writes a new file of the given mode, durably.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/meshca/meshca/ca"
@@ -104,12 +106,13 @@ func (b *Boot) open(st store.Store) (*ca.Authority, error) {
 
 // mayFound says whether a CA may be founded, and which places are then taken over. A store that was there
 // before shows in the identity beside the seal, and in the marks of the places it wrote.
-func (b *Boot) mayFound(ctx context.Context) (claims []string, err error) {
+func (b *Boot) mayFound(ctx context.Context) (claims map[string]*Mark, err error) {
 	remembered, err := ca.StoreIdentity(b.SealPath)
 	if err != nil {
 		return nil, err
 	}
 	var traces []string
+	claims = make(map[string]*Mark)
 	if remembered != "" {
 		traces = append(traces, fmt.Sprintf("seal %s belongs to store %s", b.SealPath, remembered))
 	}
@@ -119,7 +122,7 @@ func (b *Boot) mayFound(ctx context.Context) (claims []string, err error) {
 			return nil, fmt.Errorf("no CA is founded while it is not known what is there: %w", err)
 		}
 		if o.Mark != nil {
-			claims = append(claims, service)
+			claims[service] = o.Mark
 			traces = append(traces, fmt.Sprintf("%s was written by store %s", b.Target.Place(service), o.Mark.Store))
 		}
 	}
@@ -146,9 +149,9 @@ func summary(traces []string) string {
 }
 
 // breaks says what a new root breaks.
-func (b *Boot) breaks(claims []string) []string {
+func (b *Boot) breaks(claims map[string]*Mark) []string {
 	lines := []string{"A new root replaces the one that was lost. The old one's key is not here, so this cannot be done gently:"}
-	for _, service := range claims {
+	for _, service := range slices.Sorted(maps.Keys(claims)) {
 		lines = append(lines, fmt.Sprintf("  %s: new key, certificate and ca.crt in %s at once", service, b.Target.Place(service)))
 	}
 	return append(lines,
@@ -171,9 +174,17 @@ func (b *Boot) seal() (*ca.Seal, error) {
 
 // found makes the CA. Claims come first: a crash in between leaves a store without a CA, which is refused
 // again beside what its predecessor wrote.
-func (b *Boot) found(st store.Store, seal *ca.Seal, claims []string) (*ca.Authority, error) {
+func (b *Boot) found(st store.Store, seal *ca.Seal, claims map[string]*Mark) (*ca.Authority, error) {
 	if len(claims) > 0 {
-		if err := issuer.Claim(st, claims); err != nil {
+		err := st.Update(func(w store.Writer) error {
+			for service, mark := range claims {
+				if err := issuer.Claim(w, service, []string{mark.token()}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -16,9 +16,7 @@ const maxJitter = 0.05
 // name and so is the same after each restart. A clamped leaf has a shorter life and is due earlier.
 func Due(r issuer.Record, renewAt float64) time.Time {
 	life := r.NotAfter.Sub(r.IssuedAt)
-	h := fnv.New32a()
-	h.Write([]byte(r.Service))
-	jitter := maxJitter * float64(h.Sum32()) / (1 << 32)
+	jitter := maxJitter * spread(r.Service)
 	fraction := max(renewAt-jitter, renewAt/2)
 	return r.IssuedAt.Add(time.Duration(fraction * float64(life)))
 }
@@ -82,7 +80,16 @@ const (
 	retryLast  = 10 * time.Minute
 )
 
-// retryAfter is the wait after the n-th failure in a row, n ≥ 1.
-func retryAfter(n int) time.Duration {
-	return min(retryFirst<<min(n-1, 10), retryLast)
+// retryAfter is the wait after the n-th failure in a row, n ≥ 1, less a jitter of at most a fifth that is derived
+// from the name: services that failed together do not all come back together.
+func retryAfter(n int, name string) time.Duration {
+	wait := min(retryFirst<<min(n-1, 10), retryLast)
+	return wait - time.Duration(spread(name)*float64(wait)/5)
+}
+
+// spread is a number in [0, 1) that is derived from a name.
+func spread(name string) float64 {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return float64(h.Sum32()) / (1 << 32)
 }

@@ -111,8 +111,16 @@ func TestRecent(t *testing.T) {
 
 func TestRetryAfter(t *testing.T) {
 	for n, want := range map[int]time.Duration{1: 5 * time.Second, 2: 10 * time.Second, 4: 40 * time.Second, 8: 10 * time.Minute, 1000: 10 * time.Minute} {
-		if got := retryAfter(n); got != want {
-			t.Errorf("after %d failures: %s, want %s", n, got, want)
+		waits := map[time.Duration]bool{}
+		for _, name := range []string{"envoy", "pgadmin", "bookapi"} {
+			got := retryAfter(n, name)
+			if got > want || got < want*4/5 {
+				t.Errorf("%s after %d failures: %s, want at most a fifth less than %s", name, n, got, want)
+			}
+			waits[got] = true
+		}
+		if len(waits) != 3 {
+			t.Errorf("after %d failures services come back together: %v", n, waits)
 		}
 	}
 }

@@ -30,8 +30,12 @@ type Config struct {
 	RenewAt  float64          // fraction of a leaf's life at which it is due, 0.1 to 0.9
 	Sweep    time.Duration    // how often everything is read and compared
 	Retain   time.Duration    // how long the record of an expired certificate is kept
+	HoldDown time.Duration    // how long after a write a new process may still be given the old files
 	Now      func() time.Time // the wall clock
 	Log      *slog.Logger
+	// Accept, where set, is shown what breaks where places would be refused at the start, and lets them be
+	// written over unless it returns an error.
+	Accept func(breaks []string) error
 }
 
 const (
@@ -50,9 +54,17 @@ type Engine struct {
 	swept    Sweep
 	wall     time.Time // the clock at the last pass, to notice that it went back
 
-	reload  chan []issuer.Policy
-	changed chan string
-	status  atomic.Pointer[Status]
+	publications bucket // of the published trust bundle
+
+	commands chan command
+	changed  chan string
+	status   atomic.Pointer[Status]
+}
+
+// A command is done by the goroutine of Run between two passes; a pass over all services follows.
+type command struct {
+	do   func(now time.Time) error
+	done chan error
 }
 
 // service is one service's state and what people are told of it. During a pass it is owned by the one
@@ -66,9 +78,23 @@ type service struct {
 	refused  bool
 	unseen   bool // the newest look at the target failed
 	unread   bool // its records could not be read yet
-	healed   int  // since the start
+	rests    bool // an operator wants it left alone
+	remarks  []Remark
+
+	ahead    *looked   // an observation that its turn in this pass uses
+	inPlace  time.Time // since when trust and mark are known to be as they should be, by our clock; zero: they are not
+	written  time.Time // when meshca last wrote there, by the target's clock
+	waits    string    // what its taking over waits for
+	form     Form      // as the store has it
+	healed   int       // since the start
 	issued   int
 	lastHeal time.Time
+}
+
+// looked is what one look at a place has given.
+type looked struct {
+	Seen
+	err error // wraps ErrNotWritable
 }
 
 // Sweep tells of the newest pass over all services.
@@ -85,7 +111,7 @@ func New(c Config) *Engine {
 	e := &Engine{
 		Config:   c,
 		services: make(map[string]*service),
-		reload:   make(chan []issuer.Policy),
+		commands: make(chan command),
 		changed:  make(chan string, 64),
 	}
 	e.status.Store(&Status{})
@@ -119,13 +145,17 @@ func (e *Engine) Start(ctx context.Context) error {
 		return err
 	}
 	for _, name := range e.Issuer.Services() {
-		s, err := e.loadService(name)
-		if err != nil {
+		s := &service{State: State{Service: name}}
+		if err := e.reread(s); err != nil {
 			return err
 		}
 		e.services[name] = s
 	}
-	if err := e.admit(ctx, now); err != nil {
+	err := e.admit(ctx, now)
+	if refused, ok := errors.AsType[*RefusedError](err); ok && e.Accept != nil {
+		err = e.accept(refused, now)
+	}
+	if err != nil {
 		return err
 	}
 	if err := e.beginClock(now); err != nil {
@@ -135,27 +165,18 @@ func (e *Engine) Start(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (e *Engine) loadService(name string) (*service, error) {
-	leaf, known, err := e.Issuer.Current(name)
-	if err != nil {
-		return nil, fmt.Errorf("read the records of %q: %w", name, err)
-	}
-	s := &service{State: State{Service: name, Known: known, Leaf: leaf}}
-	s.Fits = leaf != nil && e.Issuer.Fits(leaf)
-	return s, nil
-}
-
 // admit looks at every place before the first is written. Key material that no meshca wrote is no reason
 // to stand still for the others; another store's, or a newer state than the store's, is.
 func (e *Engine) admit(ctx context.Context, now time.Time) error {
+	e.look(ctx, e.names())
 	refused := &RefusedError{}
+	w := e.world(now)
 	for _, name := range e.names() {
 		s := e.services[name]
-		seen, err := e.observe(ctx, s)
-		if err != nil && !errors.Is(err, ErrNotWritable) {
+		if s.ahead == nil {
 			continue // named by the pass that follows
 		}
-		if action, no := refuse(s.State, e.world(now), seen, now); no && (seen.Mark != nil || seen.Ours) {
+		if action, no := refuse(s.State, w, s.ahead.Seen, now); no {
 			refused.Refusals = append(refused.Refusals, Refusal{name, e.Target.Place(name), action.Reason, action.Hint})
 		}
 	}
@@ -163,6 +184,23 @@ func (e *Engine) admit(ctx context.Context, now time.Time) error {
 		return refused
 	}
 	return nil
+}
+
+// look observes places, a few at once, for the turns that follow. A place that cannot be observed is left to
+// its turn, which says so.
+func (e *Engine) look(ctx context.Context, names []string) {
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for _, name := range names {
+		s := e.services[name]
+		group.Go(func() error { // ends with look; owns s until then
+			if seen, err := e.observe(ctx, s); err == nil || errors.Is(err, ErrNotWritable) {
+				s.ahead = &looked{seen, err}
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // no error is returned above
 }
 
 // Run keeps the services until ctx ends. It returns nil then; what was begun is finished first.
@@ -177,16 +215,19 @@ func (e *Engine) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case policies := <-e.reload:
-			e.setCatalogue(policies)
+		case c := <-e.commands:
+			watching.stop() // it may be a new catalogue
+			c.done <- c.do(e.now())
 			all = true
-			watching.stop()
 			watching = e.watch(ctx)
 		case name := <-e.changed:
 			names, all = e.drain(name)
 		case <-timer.C:
 		}
 		now := e.now()
+		if slices.Contains(names, Published) {
+			e.publishAgain(ctx, now)
+		}
 		e.noticeClock(now)
 		if all = all || e.runDue(now) || !now.Before(e.nextSweep()); all {
 			names = e.names()
@@ -245,14 +286,20 @@ func (e *Engine) drain(first string) (names []string, all bool) {
 	}
 }
 
-// Reload replaces the catalogue. It returns when the engine has taken it, or when ctx ends.
-func (e *Engine) Reload(ctx context.Context, policies []issuer.Policy) error {
+// do has Run do something between two passes.
+func (e *Engine) do(ctx context.Context, do func(now time.Time) error) error {
+	c := command{do: do, done: make(chan error, 1)}
 	select {
-	case e.reload <- policies:
-		return nil
+	case e.commands <- c:
+		return <-c.done
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Reload replaces the catalogue. It returns when the engine has taken it, or when ctx ends.
+func (e *Engine) Reload(ctx context.Context, policies []issuer.Policy) error {
+	return e.do(ctx, func(time.Time) error { e.setCatalogue(policies); return nil })
 }
 
 // setCatalogue takes up new services and lets go of removed ones.
@@ -263,10 +310,8 @@ func (e *Engine) setCatalogue(policies []issuer.Policy) {
 			s.Fits = s.Leaf != nil && e.Issuer.Fits(s.Leaf)
 			continue
 		}
-		s, err := e.loadService(name)
-		if err != nil {
-			s = &service{State: State{Service: name}, unread: true} // its turn in the pass says what is wrong
-		}
+		s := &service{State: State{Service: name}}
+		s.unread = e.reread(s) != nil // its turn in the pass says what is wrong
 		e.services[name] = s
 	}
 	for _, name := range e.names() {
@@ -292,14 +337,11 @@ func (e *Engine) now() time.Time { return e.Now().Round(0) }
 
 // world is what Step sees besides the service.
 func (e *Engine) world(now time.Time) World {
-	authority := e.Issuer.Authority()
 	return World{
-		Identity: authority.Identity(),
-		Epoch:    authority.Epoch(),
-		Bundle:   authority.Bundle(),
-		RenewAt:  e.RenewAt,
-		Run:      e.runDue(now),
-		NextRun:  e.Schedule.Next(now),
+		Authority: e.Issuer.Authority(),
+		RenewAt:   e.RenewAt,
+		Run:       e.runDue(now),
+		NextRun:   e.Schedule.Next(now),
 	}
 }
 
@@ -308,7 +350,11 @@ func (e *Engine) world(now time.Time) World {
 func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Time) {
 	slices.Sort(names)
 	names = slices.Compact(names)
+	if e.takeOver(ctx, names, now) {
+		names, all = e.names(), true // the trust bundle is another
+	}
 	w := e.world(now)
+	w.Trusted = all && e.trusted(ctx, now)
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	for _, name := range names {
@@ -329,7 +375,7 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 	}
 	err := group.Wait()
 	if all && ctx.Err() == nil {
-		e.finishSweep(err, w, now)
+		e.finishSweep(errors.Join(err, e.publishBundle(ctx)), w, now)
 	}
 	e.publish(now)
 }
@@ -373,7 +419,7 @@ func (e *Engine) attention(s *service, now time.Time) time.Time {
 	if !s.retryAt.IsZero() {
 		return s.retryAt
 	}
-	if s.Leaf == nil || s.refused {
+	if s.Leaf == nil || s.refused || s.rests || s.Takeover != nil {
 		return time.Time{}
 	}
 	record := s.Leaf.Record()

@@ -494,10 +494,12 @@ func TestAnotherMeshcasPlace(t *testing.T) {
 	})
 }
 
-// TestNobodysKeyMaterial is not touched, and the others are served.
-func TestNobodysKeyMaterial(t *testing.T) {
+// TestAnothersPlace is not touched, and the others are served.
+func TestAnothersPlace(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key, o.CA = []byte("theirs"), []byte("theirs") })
+		w.target.Change("pgadmin", func(o *rotation.Observation) {
+			o.Key, o.CA, o.Foreign = []byte("theirs"), []byte("theirs"), theirs
+		})
 		stop := w.run(t)
 		if s := w.status(t, "pgadmin"); s.State != rotation.StateRefused || s.Hint == "" || w.target.Writes("pgadmin") != 0 {
 			t.Errorf("status %+v after %d writes", s, w.target.Writes("pgadmin"))
@@ -511,6 +513,9 @@ func TestNobodysKeyMaterial(t *testing.T) {
 		w.check(t)
 	})
 }
+
+// theirs is what a target says of a place that another program writes.
+var theirs = rotation.Obstacle{Reason: "is written by cert-manager", Hint: "delete its Certificate"}
 
 // TestOldStore: a leaf of our own CA without a record shows that the store was put back to an older copy.
 func TestOldStore(t *testing.T) {
@@ -610,11 +615,11 @@ func TestTargetFails(t *testing.T) {
 				}
 				time.Sleep(20 * time.Second)
 				synctest.Wait()
+				if s := w.status(t, "pgadmin"); s.Issued != 1 {
+					t.Errorf("%d leaves were issued for one service: the first one's key was at hand all the time", s.Issued)
+				}
 				stop()
 				w.check(t)
-				if !written && len(w.log.take("never written")) != 2 {
-					t.Error("two leaves were never written, and should be marked undelivered")
-				}
 			})
 		})
 	}
@@ -695,7 +700,7 @@ func TestRefusedAfterAFailure(t *testing.T) {
 		}
 		stop := w.run(t)
 		defer stop()
-		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = []byte("theirs") })
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key, o.Foreign = []byte("theirs"), theirs })
 		down.Store(false)
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()

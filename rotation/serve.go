@@ -2,12 +2,14 @@ package rotation
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/meshca/meshca/issuer"
+	"github.com/meshca/meshca/store"
 )
 
 // serve brings one service to where it should be: observe, decide, act.
@@ -27,37 +29,98 @@ func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) 
 		}
 		s.unread = false
 	}
-	seen, err := e.observe(ctx, s)
+	defer func() { s.ahead = nil }()
+	for tries := 1; ; tries++ {
+		err := e.turn(ctx, s, w, now)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, ErrChanged) || tries == maxTries {
+			e.failed(s, err, now)
+			return
+		}
+	}
+}
+
+// maxTries is how often a turn begins anew because the place changed in the middle of it.
+const maxTries = 3
+
+// turn is one attempt of serve.
+func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) error {
+	seen, err := e.newest(ctx, s)
 	s.unseen = err != nil
 	if err == nil && s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
 		err = e.settle(s, seen)
 	}
-	if err != nil {
-		e.failed(s, err, now)
-		return
+	if err == nil {
+		err = e.keepForm(s, seen)
 	}
+	if err != nil {
+		return err
+	}
+	s.remarks, s.rests, s.written = seen.Remarks, false, seen.Written
 	var action Action
 	before := s.State
 	s.State, action = Step(s.State, w, seen, now)
+	e.notePlace(s, action, seen, now)
 	switch action.Do {
 	case Keep:
 		e.settled(s)
-		return
+		return nil
 	case Wait:
 		s.retryAt = action.Until
 		e.find(s, action.Reason, "find out who writes to "+e.Target.Place(s.Service), false)
-		return
+		return nil
+	case Rest:
+		s.rests = true
+		e.leave(s, action)
+		return nil
 	case Refuse:
-		s.retryAt, s.failures = time.Time{}, 0 // looked at when it changes, and in the sweep
-		e.find(s, action.Reason, action.Hint, true)
-		return
+		e.leave(s, action)
+		return nil
+	case Adopt: // it was not there when the pass began
+		e.changedAgain(s.Service)
+		return nil
 	}
-	if err := e.act(ctx, s, w, action, now); err != nil {
+	if err := e.act(ctx, s, w, action, seen, now); err != nil {
 		s.Heals, s.Foreign = before.Heals, before.Foreign // one foreign write, however often its heal is tried
-		e.failed(s, err, now)
-		return
+		return err
 	}
 	e.settled(s)
+	return nil
+}
+
+// leave lets a place alone: it is looked at when it changes, and in the sweep.
+func (e *Engine) leave(s *service, action Action) {
+	s.retryAt, s.failures = time.Time{}, 0
+	e.find(s, action.Reason, action.Hint, action.Do == Refuse)
+}
+
+// changedAgain has the service looked at in another pass.
+func (e *Engine) changedAgain(service string) {
+	select {
+	case e.changed <- service:
+	default: // so many changes are waiting that the next look will come
+	}
+}
+
+// notePlace keeps since when the place has the trust and the mark that it should have.
+func (e *Engine) notePlace(s *service, action Action, seen Seen, now time.Time) {
+	switch {
+	case action.Do != Keep && len(action.Deviations) > 0, action.Do == Refuse, action.Do == Rest, action.Do == Adopt:
+		s.inPlace = time.Time{}
+	case s.inPlace.IsZero() && seen.Proven:
+		s.inPlace = now
+	}
+}
+
+// newest is the observation that was made ahead of the turn, or one made now.
+func (e *Engine) newest(ctx context.Context, s *service) (Seen, error) {
+	if ahead := s.ahead; ahead != nil {
+		s.ahead = nil
+		return ahead.Seen, ahead.err
+	}
+	return e.observe(ctx, s)
 }
 
 // observe reads the target, and finds out whose leaf lies there unless it is the expected one. What was
@@ -67,7 +130,15 @@ func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 	if err != nil && !errors.Is(err, ErrNotWritable) {
 		return Seen{}, err
 	}
-	seen := Seen{Observation: o, Leaf: firstCertificate(o.Cert)}
+	authority := e.Issuer.Authority()
+	seen := Seen{Observation: o, Leaf: firstCertificate(o.Cert), Proven: o.Mark.proven(authority, s.Subject)}
+	if seen.Proven {
+		seen.Marked = o.Mark.Serial == "" || s.Leaf != nil && s.Leaf.Record().Serial == o.Mark.Serial
+		if !seen.Marked {
+			marked, lookup := e.Issuer.HasSerial(s.Service, o.Mark.Serial)
+			seen.Marked, err = marked, errors.Join(err, lookup)
+		}
+	}
 	if seen.Leaf == nil {
 		return seen, err
 	}
@@ -75,7 +146,7 @@ func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 		seen.Ours, seen.Recorded = true, true
 		return seen, err
 	}
-	if seen.Ours = e.Issuer.Authority().Signed(seen.Leaf); seen.Ours {
+	if seen.Ours = authority.Signed(seen.Leaf); seen.Ours {
 		recorded, lookup := e.Issuer.Recorded(seen.Leaf)
 		seen.Recorded, err = recorded, errors.Join(err, lookup)
 	}
@@ -87,7 +158,11 @@ func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 // nobody can have its key. Anything else proves neither, and it stays accounted for until it expires.
 func (e *Engine) settle(s *service, seen Seen) error {
 	if seen.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
+		s.Pending = nil
 		return e.deliver(s)
+	}
+	if s.Pending != nil {
+		return nil // its key is at hand: it is written now
 	}
 	before, err := e.Issuer.Before(s.Leaf)
 	if err != nil {
@@ -105,7 +180,7 @@ func (e *Engine) settle(s *service, seen Seen) error {
 	return e.reread(s)
 }
 
-// deliver records that the newest leaf is in place.
+// deliver records that the newest leaf is in place. Taking over ends with that.
 func (e *Engine) deliver(s *service) error {
 	if err := e.Issuer.MarkDelivered(s.Leaf); err != nil {
 		return err
@@ -113,34 +188,70 @@ func (e *Engine) deliver(s *service) error {
 	return e.reread(s)
 }
 
-// reread takes the service's leaf from the store anew.
+// reread takes what the store knows of the service from it anew.
 func (e *Engine) reread(s *service) (err error) {
-	s.Leaf, s.Known, err = e.Issuer.Current(s.Service)
-	s.Fits = err == nil && s.Leaf != nil && e.Issuer.Fits(s.Leaf)
-	return err
+	if s.Leaf, s.Known, err = e.Issuer.Current(s.Service); err == nil {
+		s.Accepted, err = e.Issuer.Claimed(s.Service)
+	}
+	if err == nil {
+		err = e.Store.View(func(r store.Reader) error {
+			form, err := getForm(r, s.Service)
+			s.form = form
+			if err == nil {
+				s.Takeover, err = getTakeover(r, s.Service)
+			}
+			return err
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("read the records of %q: %w", s.Service, err)
+	}
+	s.Subject = e.Target.Subject(s.Service)
+	if s.Leaf != nil {
+		if record := s.Leaf.Record(); !record.Adopted() {
+			s.Takeover = nil // it has ended; the record of it is only history
+		}
+	}
+	s.Known = s.Known || s.Takeover != nil
+	s.Fits = s.Leaf != nil && e.Issuer.Fits(s.Leaf)
+	return nil
 }
 
 // act writes the set: with the leaf and key that are there, or with new ones.
-func (e *Engine) act(ctx context.Context, s *service, w World, action Action, now time.Time) error {
+func (e *Engine) act(ctx context.Context, s *service, w World, action Action, seen Seen, now time.Time) error {
 	key := action.Key
 	if action.Do == Issue {
 		var err error
 		if key, err = e.issue(s, action.Reason, now); err != nil {
 			return err
 		}
+		s.Pending = &Pending{Key: key, Reason: action.Reason}
 	}
-	m := Material{Cert: s.Leaf.Chain(), Key: key, CA: w.Bundle.PEM(), Mark: s.mark(w)}
-	if err := m.check(now); err != nil {
-		return fmt.Errorf("not written: %w", err)
+	m := Material{CA: w.Authority.BundleFor(s.Service).PEM(), Mark: s.mark(w), Form: s.form}
+	if key != nil {
+		m.Cert, m.Key = s.Leaf.Chain(), key
+		if err := m.check(now, s.usages()...); err != nil {
+			return fmt.Errorf("not written: %w", err)
+		}
 	}
-	if err := e.Target.Write(ctx, s.Service, m); err != nil {
+	if err := e.Target.Write(ctx, s.Service, m, seen.Version); err != nil {
 		return err
 	}
-	e.tell(s, action, now)
-	if s.Leaf.Record().State == issuer.Issued {
+	s.Resumed, s.Pending = false, nil
+	s.inPlace, s.written = now, time.Time{} // when that was by the target's clock, the next look tells
+	e.tell(s, action, seen, now)
+	if s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
 		return e.deliver(s)
 	}
 	return nil
+}
+
+// usages are what the service's leaf must be good for. Of another CA's leaf that is its own affair.
+func (s *State) usages() []x509.ExtKeyUsage {
+	if record := s.Leaf.Record(); record.Adopted() {
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
+	}
+	return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 }
 
 // issue makes a key and a recorded leaf for it, and returns the key as PEM. The key is nowhere else.
@@ -158,38 +269,65 @@ func (e *Engine) issue(s *service, reason string, now time.Time) (key []byte, er
 		// The record may be there all the same: what the store says counts.
 		return nil, errors.Join(err, e.reread(s))
 	}
-	s.Leaf, s.Known, s.Fits, s.Owed = leaf, true, true, false
+	s.Leaf, s.Known, s.Fits, s.Owed, s.Takeover = leaf, true, true, false, nil
 	s.issued++
 	return encodeKey(signer)
 }
 
-// tell logs what was done, in one line.
-func (e *Engine) tell(s *service, action Action, now time.Time) {
+// tell says what was done, in one line, to the log and beside the place.
+func (e *Engine) tell(s *service, action Action, seen Seen, now time.Time) {
+	if s.Takeover.first(seen) || action.Reason == ReasonTakeover {
+		e.tellTakeover(s, action)
+		return
+	}
 	record := s.Leaf.Record()
 	if len(action.Deviations) == 0 {
 		e.Log.Info("issued", "service", s.Service, "serial", record.Serial,
 			"expires", record.NotAfter.Format(time.RFC3339), "reason", action.Reason)
+		kind := NoticeIssued
+		if action.Reason == ReasonRenewal {
+			kind = NoticeRenewed
+		}
+		e.Target.Tell(Notice{s.Service, kind, fmt.Sprintf("leaf %s, valid until %s (%s); ca.crt %s", record.Serial,
+			record.NotAfter.Format(time.RFC3339), action.Reason, describe(e.Issuer.Authority().BundleFor(s.Service).PEM(), nil))})
 		return
 	}
+	e.tellHeal(s, action, seen, now)
+}
+
+// tellHeal says what was put right: whose doing it seems to be, and the fingerprints seen and wanted.
+func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 	s.healed++
 	s.lastHeal = now
-	var files, seen, wanted []string
+	var files, was, wanted, parts []string
 	for _, d := range action.Deviations {
-		files, seen, wanted = append(files, d.File), append(seen, d.Seen), append(wanted, d.Wanted)
+		files, was, wanted = append(files, d.File), append(was, d.Seen), append(wanted, d.Wanted)
+		parts = append(parts, fmt.Sprintf("%s: %s → %s", d.File, d.Seen, d.Wanted))
 	}
 	leaf := "kept"
 	if action.Do == Issue {
-		leaf = "new, serial " + record.Serial
+		leaf = "new, serial " + s.Leaf.Record().Serial
 	}
 	line := []any{"service", s.Service, "file", strings.Join(files, ", "),
-		"seen", strings.Join(seen, ", "), "wanted", strings.Join(wanted, ", "), "leaf", leaf}
+		"seen", strings.Join(was, ", "), "wanted", strings.Join(wanted, ", "), "leaf", leaf}
+	text := strings.Join(parts, "; ") + "; leaf " + leaf
+	if by := seen.By; by != "" {
+		line, text = append(line, "by", by), text+"; by "+by
+	}
+	if seen.Empty() && len(s.form.Keys) > 0 {
+		gone := strings.Join(s.form.Keys, ", ")
+		line, text = append(line, "gone", gone), text+"; gone with it, and not kept: "+gone
+	}
 	if action.Reason != ReasonHeal {
 		line = append(line, "reason", action.Reason)
 	}
 	e.Log.Info("healed", line...)
+	e.Target.Tell(Notice{s.Service, NoticeHealed, text})
 	if len(s.Foreign) == alarmWrites {
 		e.Log.Warn("somebody writes here again and again", "service", s.Service, "place", e.Target.Place(s.Service),
 			"writes", len(s.Foreign), "within", alarmWindow.String())
+		e.Target.Tell(Notice{s.Service, NoticeAlarm, fmt.Sprintf("somebody writes here again and again: %d times within %s",
+			len(s.Foreign), alarmWindow)})
 	}
 }
 
@@ -197,18 +335,39 @@ func (e *Engine) tell(s *service, action Action, now time.Time) {
 func (e *Engine) failed(s *service, err error, now time.Time) {
 	if !now.Before(s.retryAt) { // an extra look in between does not lengthen the wait
 		s.failures++
-		s.retryAt = now.Add(retryAfter(s.failures))
+		s.retryAt = now.Add(max(retryAfter(s.failures, s.Service), asked(err)))
 	}
 	if s.finding != err.Error() {
 		e.Log.Error("service not kept", "service", s.Service, "error", err, "again", s.retryAt.UTC().Format(time.RFC3339))
 	}
-	s.finding, s.hint, s.refused = err.Error(), "", false
+	s.finding, s.hint, s.refused = err.Error(), hintOf(err), false
+}
+
+// hintOf is what an error says about how to go on, "" where it says nothing.
+func hintOf(err error) string {
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		return hinted.Hint()
+	}
+	return ""
+}
+
+// asked is how long a target asks to be left alone.
+func asked(err error) time.Duration {
+	var patient interface{ Wait() time.Duration }
+	if errors.As(err, &patient) {
+		return min(patient.Wait(), retryLast)
+	}
+	return 0
 }
 
 // find keeps what stands in the way of a service; it is logged once.
 func (e *Engine) find(s *service, finding, hint string, refused bool) {
 	if s.finding != finding {
 		e.Log.Warn(finding, "service", s.Service, "place", e.Target.Place(s.Service), "hint", hint)
+		if refused {
+			e.Target.Tell(Notice{s.Service, NoticeRefused, finding + "; " + hint})
+		}
 	}
 	s.finding, s.hint, s.refused = finding, hint, refused
 }

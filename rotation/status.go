@@ -18,6 +18,7 @@ type Status struct {
 	Bundle   string          `json:"bundleSHA256"`
 	Roots    []CAStatus      `json:"roots"`
 	Issuing  CAStatus        `json:"issuing"`
+	Foreign  []AnchorStatus  `json:"foreignAnchors,omitempty"` // other CAs' that the bundle holds
 	Services []ServiceStatus `json:"services"`
 	Passed   time.Time       `json:"lastPass"` // when the engine last finished a look, at least every minute
 	Sweep    Sweep           `json:"lastSweep"`
@@ -34,12 +35,24 @@ type CAStatus struct {
 	NotAfter    time.Time `json:"notAfter"`
 }
 
+// AnchorStatus tells of another CA's trust anchor in the bundle, and why it is there.
+type AnchorStatus struct {
+	Fingerprint string    `json:"fingerprint"`
+	NotAfter    time.Time `json:"notAfter"`
+	Since       time.Time `json:"since"`
+	Services    []string  `json:"services"`       // whose live leaves chained to it
+	Only        []string  `json:"only,omitempty"` // the services whose ca.crt holds it; empty: all
+	Why         string    `json:"why"`
+}
+
 // The states of a service, as people are told.
 const (
-	StateKept    = "kept"    // all three files are as they should be
-	StateAlarm   = "alarm"   // kept, but somebody writes there again and again
-	StateRefused = "refused" // what is there is not ours to change
-	StateFailing = "failing" // it could not be brought to where it should be; Error says why
+	StateKept    = "kept"        // all three files are as they should be
+	StateAlarm   = "alarm"       // kept, but somebody writes there again and again
+	StateTaking  = "taking over" // its ca.crt is as it should be; its leaf is another CA's still
+	StateResting = "resting"     // somebody has broken the glass, and it is left alone
+	StateRefused = "refused"     // what is there is not ours to change
+	StateFailing = "failing"     // it could not be brought to where it should be; Error says why
 )
 
 // ServiceStatus tells of one service.
@@ -57,6 +70,8 @@ type ServiceStatus struct {
 	LastHeal      time.Time `json:"lastHeal,omitzero"`
 	Error         string    `json:"error,omitempty"`
 	Hint          string    `json:"hint,omitempty"`
+	WaitsFor      string    `json:"waitsFor,omitempty"` // while it is being taken over: why its leaf is not signed anew yet
+	Remarks       []Remark  `json:"remarks,omitempty"`
 }
 
 // Status is a snapshot; it must not be changed.
@@ -79,6 +94,12 @@ func (e *Engine) publish(now time.Time) {
 	for _, root := range authority.Roots() {
 		s.Roots = append(s.Roots, caStatus(root.Generation, root.Certificate))
 	}
+	for _, anchor := range authority.Anchors() {
+		s.Foreign = append(s.Foreign, AnchorStatus{
+			Fingerprint: verify.Fingerprint(anchor.Certificate), NotAfter: anchor.Certificate.NotAfter, Since: anchor.Since,
+			Services: anchor.Services, Only: anchor.Only, Why: describeAnchor(anchor),
+		})
+	}
 	for _, name := range e.names() {
 		s.Services = append(s.Services, e.serviceStatus(e.services[name], now))
 	}
@@ -95,16 +116,23 @@ func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
 	status := ServiceStatus{
 		Name: s.Service, Place: e.Target.Place(s.Service), State: StateKept,
 		ForeignWrites: foreign, Healed: s.healed, Issued: s.issued, LastHeal: s.lastHeal,
-		Error: s.finding, Hint: s.hint,
+		Error: s.finding, Hint: s.hint, Remarks: s.remarks,
+	}
+	if s.Takeover != nil {
+		status.WaitsFor = s.waits
 	}
 	switch {
 	case s.refused:
 		status.State = StateRefused
+	case s.rests:
+		status.State = StateResting
 	case s.finding != "":
 		status.State = StateFailing
 	case foreign >= alarmWrites:
 		status.State = StateAlarm
 		status.Hint = "find out who writes to " + status.Place
+	case s.Takeover != nil:
+		status.State = StateTaking
 	}
 	if s.Leaf != nil {
 		record := s.Leaf.Record()

@@ -17,23 +17,33 @@ import (
 
 // State is what the store knows of one service, and the memory that its healing needs.
 type State struct {
-	Service string
-	Known   bool         // the store has a record of it
-	Leaf    *issuer.Leaf // the newest certificate that a live process may hold; nil: none
-	Fits    bool         // Leaf carries what the catalogue grants now
-	Owed    bool         // a run of the schedule found Leaf due, and it is not renewed yet
-	Heals   bucket
-	Foreign []time.Time // foreign writes within the alarm's window
+	Service  string
+	Known    bool         // the store has a record of it, or a claim to it
+	Accepted []string     // tokens of what an operator has said may be written over
+	Leaf     *issuer.Leaf // the newest certificate that a live process may hold; nil: none
+	Fits     bool         // Leaf carries what the catalogue grants now
+	Owed     bool         // a run of the schedule found Leaf due, and it is not renewed yet
+	Takeover *Takeover    // its place held another CA's set, and it has no leaf of ours yet; nil otherwise
+	Subject  string       // of its place, for marks
+	Pending  *Pending     // Leaf is issued and not known to be written yet
+	Resumed  bool         // an operator has said that healing goes on
+	Heals    bucket
+	Foreign  []time.Time // foreign writes within the alarm's window
+}
+
+// Pending is a leaf whose key is nowhere but here: it was issued, and could not be written yet.
+type Pending struct {
+	Key    []byte // PEM
+	Reason string // why it was issued
 }
 
 // World is what all services share at one moment.
 type World struct {
-	Identity string // of the store
-	Epoch    uint64
-	Bundle   ca.Bundle
-	RenewAt  float64
-	Run      bool      // a run of the schedule is due: what is due is renewed now
-	NextRun  time.Time // the next one after this moment
+	Authority *ca.Authority
+	RenewAt   float64
+	Run       bool      // a run of the schedule is due: what is due is renewed now
+	NextRun   time.Time // the next one after this moment
+	Trusted   bool      // every process that reads a place that is being taken over is known to trust our root
 }
 
 // Seen is an observation with what the store says of the leaf in it.
@@ -42,15 +52,17 @@ type Seen struct {
 	Leaf     *x509.Certificate // first certificate of tls.crt, nil where there is none
 	Ours     bool              // one of this store's issuing CAs signed Leaf
 	Recorded bool              // the store has its record
+	Proven   bool              // the mark was made under this store's seal, for this place
+	Marked   bool              // the store has a record of the leaf that the mark names
 }
 
 // An Action is what to do for one service.
 type Action struct {
 	Do         Do
 	Reason     string      // in words for people
-	Hint       string      // how to go on, with Refuse
+	Hint       string      // how to go on, with Refuse and Rest
 	Deviations []Deviation // what is put right, with Put and Issue
-	Key        []byte      // with Put: the leaf's key as it was found, PEM
+	Key        []byte      // with Put: the leaf's key as it is written, PEM; nil: leaf and key stay as they are
 	Until      time.Time   // with Wait
 }
 
@@ -63,6 +75,8 @@ const (
 	Put              // write the set with the leaf and key that are there
 	Issue            // issue a new leaf and write the set
 	Wait             // heals are metered: look again at Until
+	Rest             // an operator wants it left alone for now
+	Adopt            // another CA's set is there: take it over
 	Refuse           // what is there is not ours to change
 )
 
@@ -74,74 +88,109 @@ const (
 	ReasonHeal      = "heal"      // the private key was lost or replaced
 	ReasonLost      = "undelivered"
 	ReasonClock     = "not valid yet" // issued by a clock that was ahead
+	ReasonTakeover  = "taken over"
 )
 
 // Step decides what to do for one service. It is pure: the same state, world, observation and time give
 // the same answer.
 func Step(s State, w World, seen Seen, now time.Time) (State, Action) {
 	s.Foreign = recent(s.Foreign, now)
+	if seen.Foreign.Reason != "" {
+		return s, Action{Do: Refuse, Reason: seen.Foreign.Reason, Hint: seen.Foreign.Hint}
+	}
 	if action, refused := refuse(s, w, seen, now); refused {
 		return s, action
 	}
+	if seen.Rests != "" && !s.Resumed {
+		return s, Action{Do: Rest, Reason: "rests, since somebody has broken the glass: " + seen.Rests,
+			Hint: "when that is done: meshca heal --resume " + s.Service}
+	}
 	switch {
-	case !s.Known:
+	case !s.Known && seen.Empty():
 		return s, Action{Do: Issue, Reason: ReasonFirst}
-	case s.Leaf == nil:
+	case !s.Known:
+		return s, Action{Do: Adopt}
+	case s.Leaf == nil && s.Takeover == nil:
 		return s, Action{Do: Issue, Reason: ReasonLost}
 	}
+	return s.keep(w, seen, now)
+}
+
+// keep decides for a service that the store knows, and that is ours to write.
+func (s State) keep(w World, seen Seen, now time.Time) (State, Action) {
 	deviations := compare(s, w, seen)
 	reason := s.dueReason(w, now)
-	if len(deviations) == 0 {
+	if len(deviations) == 0 || s.Takeover.first(seen) && reason != "" {
 		if reason == "" {
 			return s, Action{Do: Keep}
 		}
 		return s, Action{Do: Issue, Reason: reason}
+	}
+	if s.Pending != nil && reason == "" {
+		return s, Action{Do: Put, Reason: s.Pending.Reason, Key: s.Pending.Key}
 	}
 	heals, ok, at := s.Heals.take(now)
 	s.Heals = heals
 	if !ok {
 		return s, Action{Do: Wait, Until: at, Reason: "too many heals: somebody writes here again and again"}
 	}
-	s.Foreign = append(s.Foreign, now)
-	if key, ok := s.key(seen); ok && reason == "" {
-		return s, Action{Do: Put, Reason: ReasonHeal, Deviations: deviations, Key: key}
+	if s.Takeover.first(seen) {
+		key, _ := s.key(seen)
+		return s, Action{Do: Put, Reason: ReasonTakeover, Deviations: deviations, Key: key}
 	}
-	if reason == "" {
+	s.Foreign = append(s.Foreign, now)
+	switch key, ok := s.key(seen); {
+	case reason == "" && s.Leaf == nil:
+		return s, Action{Do: Put, Reason: ReasonHeal, Deviations: deviations}
+	case reason == "" && ok:
+		return s, Action{Do: Put, Reason: ReasonHeal, Deviations: deviations, Key: key}
+	case reason == "":
 		reason = ReasonHeal
 	}
 	return s, Action{Do: Issue, Reason: reason, Deviations: deviations}
 }
 
-// refuse finds what is not ours to change. Where the store has a record of the service the store decides,
-// and the mark is content like any other; a leaf that our own CA signed and that has no record means, in
-// either case, that the store is older than what is there.
+// refuse finds what is not ours to change. Where the store has a record of the service, the store decides, and
+// a mark that anybody could have made is content like any other. One that was made under our seal, or a leaf
+// that our own CA signed, and that the store has no record of, means in either case that the store is older
+// than what is there.
 func refuse(s State, w World, seen Seen, now time.Time) (Action, bool) {
-	if seen.Ours && !seen.Recorded && !now.After(seen.Leaf.NotAfter) {
-		return Action{Do: Refuse,
-			Reason: fmt.Sprintf("holds leaf %s, which this CA signed and the store has no record of: the store is older than what it serves",
-				issuer.SerialString(seen.Leaf)),
-			Hint: "put the newest copy of the store back"}, true
+	no := func(reason, hint string) (Action, bool) {
+		return Action{Do: Refuse, Reason: reason, Hint: hint}, true
 	}
-	if s.Known || seen.Empty() {
+	const back = "put the newest copy of the store back, or start with --accept, which says first what breaks"
+	if seen.Ours && !seen.Recorded && !now.After(seen.Leaf.NotAfter) && !s.accepts(leafToken(seen.Leaf)) {
+		return no(fmt.Sprintf("holds leaf %s, which this CA signed and the store has no record of: the store is older than what it serves",
+			issuer.SerialString(seen.Leaf)), back)
+	}
+	mark, identity := seen.Mark, w.Authority.Identity()
+	if mark == nil || s.accepts(mark.token()) || s.Known && !seen.Proven {
 		return Action{}, false
 	}
-	if seen.Mark == nil {
-		return Action{Do: Refuse,
-			Reason: "holds key material that no meshca wrote: nothing is touched",
-			Hint:   "move it away, and meshca writes its own"}, true
+	switch {
+	case mark.Store != identity:
+		return no(fmt.Sprintf("was written by another meshca, whose store is %s; this store is %s", mark.Store, identity),
+			"put that store back, or take the place away from it: move it away, or start with --accept, which says first what breaks")
+	case mark.Epoch > w.Authority.Epoch():
+		return no(fmt.Sprintf("was written by this store at epoch %d, and the store is at %d: it is older than what it serves",
+			mark.Epoch, w.Authority.Epoch()), back)
+	case !s.Known:
+		return no("was written by this store, which has no record of it: the store is older than what it serves", back)
+	case !seen.Marked && (seen.Leaf == nil || !now.After(seen.Leaf.NotAfter)):
+		return no(fmt.Sprintf("says that this store wrote leaf %s, of which the store has no record: the store is older than what it serves",
+			mark.Serial), back)
 	}
-	if seen.Mark.Store == w.Identity {
-		return Action{Do: Refuse,
-			Reason: "was written by this store, which has no record of it: the store is older than what it serves",
-			Hint:   "put the newest copy of the store back"}, true
-	}
-	return Action{Do: Refuse,
-		Reason: fmt.Sprintf("was written by another meshca, whose store is %s; this store is %s", seen.Mark.Store, w.Identity),
-		Hint:   "put that store back, or move the folder away"}, true
+	return Action{}, false
 }
+
+// accepts says whether an operator has said that what the token names may be written over.
+func (s *State) accepts(token string) bool { return slices.Contains(s.Accepted, token) }
 
 // dueReason says why the leaf must be replaced now, "" where it need not.
 func (s *State) dueReason(w World, now time.Time) string {
+	if s.Takeover != nil {
+		return s.Takeover.dueReason(w, now)
+	}
 	if !s.Fits {
 		return ReasonCatalogue
 	}
@@ -158,24 +207,35 @@ func (s *State) dueReason(w World, now time.Time) string {
 
 // mark is the mark of the set that the service should have.
 func (s *State) mark(w World) Mark {
-	return Mark{Store: w.Identity, Service: s.Service, Epoch: w.Epoch, Bundle: w.Bundle.SHA256(), Serial: s.Leaf.Record().Serial}
+	bundle := w.Authority.BundleFor(s.Service)
+	m := Mark{Store: w.Authority.Identity(), Service: s.Service, Epoch: w.Authority.Epoch(), Bundle: bundle.SHA256()}
+	if s.Leaf != nil {
+		record := s.Leaf.Record()
+		m.Serial, m.NotBefore, m.NotAfter = record.Serial, record.NotBefore, record.NotAfter
+		m.Issuer = s.Leaf.Certificate().Issuer.CommonName
+	}
+	m.MAC = m.sign(w.Authority, s.Subject)
+	return m
 }
 
-// compare lists what is not as it should be, with fingerprints of certificates and never a key.
+// compare lists what is not as it should be, with fingerprints of certificates and never a key. Where the leaf
+// that is there cannot be used and waits to be replaced, only the trust is compared.
 func compare(s State, w World, seen Seen) []Deviation {
 	var found []Deviation
-	if chain := s.Leaf.Chain(); !bytes.Equal(seen.Cert, chain) {
-		found = append(found, Deviation{CertFile, describe(seen.Cert, chain), describe(chain, nil)})
+	if s.Leaf != nil {
+		if chain := s.Leaf.Chain(); !bytes.Equal(seen.Cert, chain) {
+			found = append(found, Deviation{CertFile, describe(seen.Cert, chain), describe(chain, nil)})
+		}
+		if key, ok := s.key(seen); !ok {
+			found = append(found, Deviation{KeyFile, describeKey(seen.Key), "the leaf's key"})
+		} else if !bytes.Equal(seen.Key, key) {
+			found = append(found, Deviation{KeyFile, "the leaf's key with other bytes around it", "the leaf's key"})
+		}
 	}
-	if key, ok := s.key(seen); !ok {
-		found = append(found, Deviation{KeyFile, describeKey(seen.Key), "the leaf's key"})
-	} else if !bytes.Equal(seen.Key, key) {
-		found = append(found, Deviation{KeyFile, "the leaf's key with other bytes around it", "the leaf's key"})
-	}
-	if bundle := w.Bundle.PEM(); !bytes.Equal(seen.CA, bundle) {
+	if bundle := w.Authority.BundleFor(s.Service).PEM(); !bytes.Equal(seen.CA, bundle) {
 		found = append(found, Deviation{CAFile, describe(seen.CA, bundle), describe(bundle, nil)})
 	}
-	if want := s.mark(w); seen.Mark == nil || *seen.Mark != want {
+	if want := s.mark(w); !seen.Mark.same(want) {
 		found = append(found, Deviation{seen.MarkIn, describeMark(seen.Mark), "epoch " + fmt.Sprint(want.Epoch) + " serial " + want.Serial})
 	}
 	for _, d := range seen.Deviations {
@@ -193,13 +253,19 @@ const maxKey = 8 << 10
 // key is the private key of the recorded leaf, if the target holds it, in the form in which it is written.
 // The record has the certificate, so with the key alone the leaf is kept.
 func (s *State) key(seen Seen) (encoded []byte, ok bool) {
-	if len(seen.Key) == 0 || len(seen.Key) > maxKey {
+	if s.Pending != nil {
+		return s.Pending.Key, true
+	}
+	if s.Leaf == nil || len(seen.Key) == 0 || len(seen.Key) > maxKey {
 		return nil, false
 	}
 	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Leaf.Certificate().Raw})
 	pair, err := tls.X509KeyPair(leaf, seen.Key)
 	if err != nil {
 		return nil, false
+	}
+	if record := s.Leaf.Record(); record.Adopted() {
+		return seen.Key, true // whoever reads it may want it in the form that it has
 	}
 	encoded, err = encodeKey(pair.PrivateKey)
 	return encoded, err == nil

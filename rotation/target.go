@@ -30,23 +30,39 @@ type Target interface {
 	// place; where it can be read and could not be written, the error wraps ErrNotWritable: nothing is
 	// issued for a place that cannot take it.
 	Observe(ctx context.Context, service string) (Observation, error)
-	// Write replaces the whole set in one step: a reader sees the old set or the new one. When it returns
-	// nil the new set is in place and survives a power cut; after an error Observe tells what is there.
-	Write(ctx context.Context, service string, m Material) error
-	// Watch calls changed with the name of a service, or with "" for all, soon after what they have may
-	// have changed, also by Write. It returns when ctx ends, or with an error where it cannot watch: then
-	// changes are found by the sweep.
+	// Write replaces the whole set in one step: a reader sees the old set or the new one. over is the version
+	// of the observation that it was decided on: where the place has changed since, a target that can tell
+	// writes nothing and returns an error. When it returns nil the new set is in place and survives a power
+	// cut; after an error Observe tells what is there.
+	Write(ctx context.Context, service string, m Material, over Version) error
+	// Watch calls changed with the name of a service, with Published, or with "" for all, soon after what they
+	// have may have changed, also by Write. It returns when ctx ends, or with an error where it cannot watch:
+	// then changes are found by the sweep.
 	Watch(ctx context.Context, services []string, changed func(service string)) error
+	// Readers tells, for each of the services, who may have read its set.
+	Readers(ctx context.Context, services []string) (map[string]Readers, error)
+	// Publish puts the trust bundle where those find it who only verify. It writes nothing where it is there.
+	Publish(ctx context.Context, bundle []byte) error
+	// Tell makes a notice known beside the place, as far as the target can. It does not wait.
+	Tell(n Notice)
 	// Tidy removes what Write has replaced and readers no longer need.
 	Tidy(ctx context.Context, service string) error
 	// Ready says whether the target as a whole answers.
 	Ready(ctx context.Context) error
 	// Place names where the service's set lies, for people.
 	Place(service string) string
+	// Subject names it for a mark: the same wherever the target is reached from.
+	Subject(service string) string
 }
+
+// Published is what Watch says where the published trust bundle may have changed. It is no service's name.
+const Published = "ca.crt"
 
 // ErrNotWritable is what Observe wraps for a place that can be read, and could not be written.
 var ErrNotWritable = errors.New("cannot be written")
+
+// ErrChanged is what Write wraps where the place is not as it was observed: it is observed again.
+var ErrChanged = errors.New("it has changed in between")
 
 // The parts of a set, as people know them.
 const (
@@ -57,8 +73,9 @@ const (
 
 // Material is the whole set of one service, written together.
 type Material struct {
-	Cert, Key, CA []byte // PEM
+	Cert, Key, CA []byte // PEM; nil Cert and Key stay as they are
 	Mark          Mark
+	Form          Form // of a place that is made anew
 }
 
 // A Mark says which store wrote a set, and which: it is kept beside it in the target's own form.
@@ -67,7 +84,46 @@ type Mark struct {
 	Service string
 	Epoch   uint64
 	Bundle  string // SHA-256 of ca.crt, hexadecimal
-	Serial  string // of the leaf
+	Serial  string // of the leaf; "" where the leaf is none of ours to tell
+	MAC     string // over all of the above and the place's subject, hexadecimal: see sign
+
+	// What follows is told to people and to other programs, and is in the leaf or the bundle anyway.
+	NotBefore, NotAfter time.Time `json:"-"` // of the leaf
+	Issuer              string    `json:"-"` // common name of who signed it
+}
+
+// A Version is what a target needs to know of an observation to write over it, and over nothing else.
+type Version any
+
+// A Form is what of a place is not ours, and is made again with it after somebody has removed it.
+type Form struct {
+	Type        string            `json:"type,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Keys        []string          `json:"keys,omitempty"` // names of foreign content, which is not kept
+}
+
+// Readers are those who may have read a service's set. Where none is known and nothing is declared, anybody may
+// have.
+type Readers struct {
+	Known    []Reader
+	Declared DeclaredReaders
+}
+
+// DeclaredReaders is what the catalogue says of readers that cannot be seen.
+type DeclaredReaders string
+
+// What the catalogue may say.
+const (
+	ReadersUnknown DeclaredReaders = ""
+	ReadersNone    DeclaredReaders = "none" // nobody reads it
+	ReadersFollow  DeclaredReaders = "api"  // whoever reads it follows its changes
+)
+
+// A Reader is a process that may have read a service's set.
+type Reader struct {
+	Name    string
+	Created time.Time // by the target's clock
 }
 
 // An Observation is what a target holds of one service. A nil slice is an absent file.
@@ -76,6 +132,22 @@ type Observation struct {
 	Mark          *Mark       // nil: no meshca wrote here, or its mark cannot be read
 	MarkIn        string      // where the target keeps the mark, for people
 	Deviations    []Deviation // from the target's own form: modes, links, spelling of the mark
+	Version       Version
+	Written       time.Time // when meshca last wrote it, by the target's clock; zero where it is not known
+	By            string    // who claims to have written last beside meshca, "" where nobody does
+	Form          Form
+	Foreign       Obstacle // whose it is, where another program writes it: never fought
+	Rests         string   // why an operator wants it left alone for now, "" where nobody does
+	Remarks       []Remark // what people should know of the place
+}
+
+// An Obstacle says that a place is not meshca's to write, and how to go on; the zero value is none.
+type Obstacle struct{ Reason, Hint string }
+
+// A Remark is something that people should know of a place and that stands in nobody's way.
+type Remark struct {
+	Text string `json:"text"`
+	Hint string `json:"hint,omitempty"`
 }
 
 // Empty says that nothing is there.
@@ -89,9 +161,34 @@ type Deviation struct {
 	File, Seen, Wanted string
 }
 
-// check verifies a set before it is written: the key is the leaf's, and the chain verifies at now, in both
-// roles, against the very bundle of the set.
-func (m *Material) check(now time.Time) error {
+// A Notice is one thing that was done or found, in words for people.
+type Notice struct {
+	Service string
+	Kind    NoticeKind
+	Text    string
+}
+
+// NoticeKind is what a notice is about.
+type NoticeKind string
+
+// The kinds of notice.
+const (
+	NoticeIssued    NoticeKind = "Issued"
+	NoticeRenewed   NoticeKind = "Renewed"
+	NoticeHealed    NoticeKind = "Healed"
+	NoticeRefused   NoticeKind = "Refused"
+	NoticeTakenOver NoticeKind = "TakenOver"
+	NoticeAlarm     NoticeKind = "Alarm" // somebody writes there again and again
+)
+
+// Warning says whether somebody should look.
+func (k NoticeKind) Warning() bool {
+	return k == NoticeRefused || k == NoticeAlarm || k == NoticeHealed
+}
+
+// check verifies a set before it is written: the key is the leaf's, and the chain verifies at now, for the
+// usages, against the very bundle of the set.
+func (m *Material) check(now time.Time, usages ...x509.ExtKeyUsage) error {
 	pair, err := tls.X509KeyPair(m.Cert, m.Key)
 	if err != nil {
 		return errors.New("the key does not match the leaf") // the parser's words may quote the key
@@ -104,7 +201,7 @@ func (m *Material) check(now time.Time) error {
 	for _, der := range pair.Certificate[1:] {
 		intermediates.AppendCertsFromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	}
-	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+	for _, usage := range usages {
 		if _, err := pair.Leaf.Verify(x509.VerifyOptions{
 			Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage},
 		}); err != nil {

@@ -8,5 +8,5 @@ import (
 
 // The target that the engine's tests use keeps the contract that real ones keep.
 func TestMemoryTarget(t *testing.T) {
-	targettest.Run(t, func(testing.TB) targettest.Subject { return new(targettest.Memory).Subject() })
+	targettest.Run(t, func(testing.TB) targettest.Subject { return new(targettest.Memory).Suite() })
 }

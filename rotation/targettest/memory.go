@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/meshca/meshca/rotation"
 )
@@ -16,20 +17,27 @@ import (
 type Memory struct {
 	mu       sync.Mutex
 	sets     map[string]rotation.Observation
+	versions map[string]int
 	writes   map[string]int
+	bundle   []byte
+	notices  []rotation.Notice
 	watchers []func(string)
 
 	// Fail, where set, is asked before each Write; its error fails the write, before or after the set is in
 	// place.
 	Fail func(service string) (err error, written bool)
+	// Now, where set, is the target's clock.
+	Now func() time.Time
+	// Read, where set, tells who reads the services' sets.
+	Read func(services []string) (map[string]rotation.Readers, error)
 	// Unreachable, where set, is the error of Observe.
 	Unreachable func(service string) error
 }
 
 var _ rotation.Target = (*Memory)(nil)
 
-// Subject makes it the subject of the suite.
-func (m *Memory) Subject() Subject { return Subject{Target: m, Tamper: m.tamper} }
+// Suite makes it the subject of the suite.
+func (m *Memory) Suite() Subject { return Subject{Target: m, Tamper: m.tamper} }
 
 // Observe implements [rotation.Target].
 func (m *Memory) Observe(_ context.Context, service string) (rotation.Observation, error) {
@@ -42,12 +50,13 @@ func (m *Memory) Observe(_ context.Context, service string) (rotation.Observatio
 	}
 	o := m.sets[service]
 	o.MarkIn = "mark"
+	o.Version = m.versions[service]
 	o.Cert, o.Key, o.CA = bytes.Clone(o.Cert), bytes.Clone(o.Key), bytes.Clone(o.CA)
 	return o, nil
 }
 
 // Write implements [rotation.Target].
-func (m *Memory) Write(_ context.Context, service string, set rotation.Material) error {
+func (m *Memory) Write(_ context.Context, service string, set rotation.Material, over rotation.Version) error {
 	var err error
 	written := true
 	if m.Fail != nil {
@@ -59,15 +68,36 @@ func (m *Memory) Write(_ context.Context, service string, set rotation.Material)
 		return err
 	}
 	m.mu.Lock()
-	if m.sets == nil {
-		m.sets, m.writes = make(map[string]rotation.Observation), make(map[string]int)
+	m.init()
+	if over != nil && over != m.versions[service] {
+		m.mu.Unlock()
+		return rotation.ErrChanged
+	}
+	before := m.sets[service]
+	if set.Key == nil {
+		set.Cert, set.Key = before.Cert, before.Key
 	}
 	mark := set.Mark
-	m.sets[service] = rotation.Observation{Cert: set.Cert, Key: set.Key, CA: set.CA, Mark: &mark}
+	m.sets[service] = rotation.Observation{Cert: set.Cert, Key: set.Key, CA: set.CA, Mark: &mark, Written: m.now(), Foreign: before.Foreign}
+	m.versions[service]++
 	m.writes[service]++
 	m.mu.Unlock()
 	m.tell(service)
 	return err
+}
+
+// init makes the maps. The caller holds the lock.
+func (m *Memory) init() {
+	if m.sets == nil {
+		m.sets, m.writes, m.versions = make(map[string]rotation.Observation), make(map[string]int), make(map[string]int)
+	}
+}
+
+func (m *Memory) now() time.Time {
+	if m.Now == nil {
+		return time.Time{}
+	}
+	return m.Now()
 }
 
 func (m *Memory) tell(service string) {
@@ -92,6 +122,46 @@ func (m *Memory) Watch(ctx context.Context, _ []string, changed func(string)) er
 	<-ctx.Done()
 	return nil
 }
+
+// Readers implements [rotation.Target].
+func (m *Memory) Readers(_ context.Context, services []string) (map[string]rotation.Readers, error) {
+	if m.Read == nil {
+		return nil, nil
+	}
+	return m.Read(services)
+}
+
+// Publish implements [rotation.Target].
+func (m *Memory) Publish(_ context.Context, bundle []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.bundle = bytes.Clone(bundle)
+	return nil
+}
+
+// Published is what was published last.
+func (m *Memory) Published() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return bytes.Clone(m.bundle)
+}
+
+// Tell implements [rotation.Target].
+func (m *Memory) Tell(n rotation.Notice) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.notices = append(m.notices, n)
+}
+
+// Notices are all that were told.
+func (m *Memory) Notices() []rotation.Notice {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.notices)
+}
+
+// Subject implements [rotation.Target].
+func (m *Memory) Subject(service string) string { return service }
 
 // Tidy implements [rotation.Target].
 func (m *Memory) Tidy(context.Context, string) error { return nil }
@@ -126,10 +196,9 @@ func (m *Memory) Change(service string, change func(*rotation.Observation)) {
 	m.mu.Lock()
 	o := m.sets[service]
 	change(&o)
-	if m.sets == nil {
-		m.sets, m.writes = make(map[string]rotation.Observation), make(map[string]int)
-	}
+	m.init()
 	m.sets[service] = o
+	m.versions[service]++
 	m.mu.Unlock()
 	m.tell(service)
 }

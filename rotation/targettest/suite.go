@@ -30,6 +30,8 @@ func Run(t *testing.T, open func(t testing.TB) Subject) {
 		"ShowsForeignWrites": showsForeignWrites,
 		"WriteRepairs":       writeRepairs,
 		"WriteIsOneStep":     writeIsOneStep,
+		"LeafAndKeyCanStay":  leafAndKeyCanStay,
+		"PublishTwice":       publishTwice,
 		"WatchTells":         watchTells,
 		"TidyKeepsTheSet":    tidyKeepsTheSet,
 		"Ready":              ready,
@@ -45,7 +47,7 @@ func set(service string, n int) rotation.Material {
 		Cert: fmt.Appendf(nil, "chain %d\n", n),
 		Key:  fmt.Appendf(nil, "key %d\n", n),
 		CA:   fmt.Appendf(nil, "bundle %d\n", n),
-		Mark: rotation.Mark{Store: "00112233", Service: service, Epoch: uint64(n), Bundle: "aa", Serial: fmt.Sprint(n)},
+		Mark: rotation.Mark{Store: "00112233", Service: service, Epoch: uint64(n), Bundle: "aa", Serial: fmt.Sprint(n), MAC: "bb"},
 	}
 }
 
@@ -60,7 +62,7 @@ func observe(t testing.TB, s Subject, service string) rotation.Observation {
 
 func write(t testing.TB, s Subject, service string, n int) {
 	t.Helper()
-	if err := s.Write(t.Context(), service, set(service, n)); err != nil {
+	if err := s.Write(t.Context(), service, set(service, n), observe(t, s, service).Version); err != nil {
 		t.Fatalf("write %s: %v", service, err)
 	}
 }
@@ -70,7 +72,7 @@ func wantSet(t testing.TB, s Subject, service string, n int) {
 	t.Helper()
 	m := set(service, n)
 	want := rotation.Observation{Cert: m.Cert, Key: m.Key, CA: m.CA, Mark: &m.Mark}
-	if diff := cmp.Diff(want, observe(t, s, service), cmpopts.IgnoreFields(rotation.Observation{}, "MarkIn")); diff != "" {
+	if diff := cmp.Diff(want, observe(t, s, service), cmpopts.IgnoreFields(rotation.Observation{}, "MarkIn", "Version", "Written", "By")); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", service, diff)
 	}
 }
@@ -123,6 +125,34 @@ func writeRepairs(t *testing.T, s Subject) {
 		write(t, s, "a", 3)
 		wantSet(t, s, "a", 3)
 	}
+}
+
+// leafAndKeyCanStay writes trust and mark beside a leaf and key that stay as they are, also where one is missing.
+func leafAndKeyCanStay(t *testing.T, s Subject) {
+	write(t, s, "a", 1)
+	for _, key := range [][]byte{[]byte("foreign key"), nil} {
+		s.Tamper(t, "a", rotation.CertFile, []byte("foreign chain"))
+		s.Tamper(t, "a", rotation.KeyFile, key)
+		m := set("a", 2)
+		m.Cert, m.Key = nil, nil
+		if err := s.Write(t.Context(), "a", m, observe(t, s, "a").Version); err != nil {
+			t.Fatal(err)
+		}
+		o := observe(t, s, "a")
+		if string(o.Cert) != "foreign chain" || string(o.Key) != string(key) || string(o.CA) != "bundle 2\n" || o.Mark == nil || o.Mark.Epoch != 2 {
+			t.Errorf("with key %q: %+v", key, o)
+		}
+	}
+}
+
+func publishTwice(t *testing.T, s Subject) {
+	write(t, s, "a", 1)
+	for range 2 {
+		if err := s.Publish(t.Context(), []byte("bundle 1\n")); err != nil {
+			t.Error(err)
+		}
+	}
+	s.Tell(rotation.Notice{Service: "a", Kind: rotation.NoticeIssued, Text: "said"})
 }
 
 // writeIsOneStep observes while sets are written: it must see sets whole.

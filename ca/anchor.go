@@ -1,0 +1,151 @@
+package ca
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/meshca/meshca/store"
+)
+
+// An Anchor is a trust anchor of another CA: live leaves of a mesh that was taken over chain to it. It stands
+// in the trust bundle beside our own roots.
+type Anchor struct {
+	Certificate *x509.Certificate
+	Since       time.Time
+	Services    []string // whose leaves chained to it when it was taken over
+	// Only lists the services whose ca.crt carries it; empty is all of them. It is set where verifiers would
+	// confuse it with another anchor of the same subject.
+	Only []string
+}
+
+// anchorPrefix begins the keys of anchors; the SHA-256 of the certificate's DER ends them.
+const anchorPrefix = "ca/anchor/"
+
+type anchorRecord struct {
+	Certificate []byte    `json:"certificate"` // DER
+	Since       time.Time `json:"since"`
+	Services    []string  `json:"services"`
+	Only        []string  `json:"only,omitempty"`
+}
+
+// Trust writes anchors of other CAs into the transaction and raises the epoch, since the bundle changes. An
+// anchor that is known already is replaced. The authority itself stays as it is: [Authority.Reread] gives the
+// new one when the transaction is durable.
+func (a *Authority) Trust(w store.Writer, anchors []Anchor) error {
+	for _, anchor := range anchors {
+		sum := sha256.Sum256(anchor.Certificate.Raw)
+		record := anchorRecord{anchor.Certificate.Raw, anchor.Since.UTC().Truncate(time.Second), anchor.Services, anchor.Only}
+		if err := putJSON(w, anchorPrefix+hex.EncodeToString(sum[:]), record); err != nil {
+			return err
+		}
+	}
+	return a.RaiseEpoch(w, a.epoch+1)
+}
+
+// RaiseEpoch sets the epoch in the transaction. It never goes back.
+func (a *Authority) RaiseEpoch(w store.Writer, epoch uint64) error {
+	state, err := getState(w)
+	if err != nil {
+		return err
+	}
+	if epoch <= state.Epoch {
+		return fmt.Errorf("epoch %d is not later than %d", epoch, state.Epoch)
+	}
+	state.Epoch = epoch
+	return putJSON(w, stateKey, state)
+}
+
+// Reread is the authority with the epoch and the anchors as the store has them now, and the same keys.
+func (a *Authority) Reread(st store.Store) (*Authority, error) {
+	next := *a
+	err := st.View(func(r store.Reader) error {
+		state, err := getState(r)
+		if err != nil {
+			return err
+		}
+		next.epoch = state.Epoch
+		next.anchors, err = getAnchors(r)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	next.bundles = newBundles(next.trusted, next.anchors)
+	return &next, nil
+}
+
+func getState(r store.Reader) (state stateRecord, err error) {
+	value, ok := r.Get(stateKey)
+	if !ok {
+		return state, ErrEmpty
+	}
+	if err := json.Unmarshal(value, &state); err != nil {
+		return state, fmt.Errorf("record %s: %w", stateKey, err)
+	}
+	return state, nil
+}
+
+func getAnchors(r store.Reader) (anchors []Anchor, err error) {
+	for key, value := range r.Scan(store.Prefix(anchorPrefix)) {
+		var record anchorRecord
+		if err := json.Unmarshal(value, &record); err != nil {
+			return nil, fmt.Errorf("record %s: %w", key, err)
+		}
+		cert, err := x509.ParseCertificate(record.Certificate)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("record %s", key), err)
+		}
+		anchors = append(anchors, Anchor{cert, record.Since, record.Services, record.Only})
+	}
+	return anchors, nil
+}
+
+// bundles are the trust bundle of an epoch, and those that differ from it for single services.
+type bundles struct {
+	common Bundle
+	own    map[string]Bundle // by service, where it is not the common one
+}
+
+func newBundles(roots []*x509.Certificate, anchors []Anchor) bundles {
+	b := bundles{own: make(map[string]Bundle)}
+	for _, anchor := range anchors {
+		for _, service := range anchor.Only {
+			b.own[service] = Bundle{}
+		}
+	}
+	trusted := func(service string) Bundle {
+		all := slices.Clone(roots)
+		for _, anchor := range anchors {
+			if len(anchor.Only) == 0 || slices.Contains(anchor.Only, service) {
+				all = append(all, anchor.Certificate)
+			}
+		}
+		return newBundle(all)
+	}
+	b.common = trusted("")
+	for service := range b.own {
+		b.own[service] = trusted(service)
+	}
+	return b
+}
+
+// Anchors lists the trust anchors of other CAs.
+func (a *Authority) Anchors() []Anchor { return slices.Clone(a.anchors) }
+
+// Bundle is the trust bundle of the epoch.
+func (a *Authority) Bundle() Bundle { return a.bundles.common }
+
+// BundleFor is the trust bundle that a service gets: the common one, unless an anchor is there for some
+// services only.
+func (a *Authority) BundleFor(service string) Bundle {
+	if own, ok := a.bundles.own[service]; ok {
+		return own
+	}
+	return a.bundles.common
+}
