@@ -171,12 +171,37 @@ type Rotation struct {
 	// skips runs right after it; a time that the autumn change repeats runs once, at the first. A wrong zone
 	// renews in working hours. Default UTC. Read at start.
 	Timezone string `yaml:"timezone"`
+
+	// Restart says how the processes of a service come to hold new files.
+	Restart Restart `yaml:"restart"`
+}
+
+// A Restart says how the processes of a service come to hold new files.
+type Restart struct {
+	// HoldDown is how long after a write a process that starts may still be given the old files, because a kubelet
+	// hands out its cached copy: 0 to 1h. Only processes that started later count as having the new ones. Shorter than the
+	// kubelets' sync period plus their cache's delay lets leaves be signed anew while somebody still refuses
+	// them. Default 90s. Read at start.
+	HoldDown Duration `yaml:"holdDown"`
 }
 
 // A Target says where certificates are delivered. Exactly one of its fields must be named.
 type Target struct {
 	// Directory delivers into folders.
 	Directory *Directory `yaml:"directory,omitempty"`
+
+	// Kubernetes delivers into Secrets of a cluster.
+	Kubernetes *Kubernetes `yaml:"kubernetes,omitempty"`
+}
+
+// A Kubernetes delivers into one Secret per service. Which cluster it is, and as whom, say --kubeconfig or the pod's own
+// account.
+type Kubernetes struct {
+	// Watch is how a change of a Secret is noticed. names watches each Secret by name: the least rights, healing within
+	// milliseconds, some 80 kB of memory for each, so up to some 200 services. none watches nothing: one read for each service a
+	// sweep, and healing as slow as the sweep. namespace watches all Secrets of a namespace at once, which needs
+	// the right to read them all, those of others too. Default names. Read at start.
+	Watch string `yaml:"watch"`
 }
 
 // A Directory delivers into one folder per service.

@@ -101,13 +101,14 @@ func defaults() *Config {
 			Key:          profile.ECDSAP256,
 			MinRemaining: hour,
 		},
-		Rotation: Rotation{Schedule: "0 3 * * *", Timezone: "UTC"},
+		Rotation: Rotation{Schedule: "0 3 * * *", Timezone: "UTC", Restart: Restart{HoldDown: Duration(90 * time.Second)}},
 		Sweep:    Duration(time.Minute),
 	}
 }
 
-func (s *Service) setDefaults()   { s.Namespace = "default" }
-func (d *Directory) setDefaults() { d.Path = "mesh" }
+func (s *Service) setDefaults()    { s.Namespace = "default" }
+func (d *Directory) setDefaults()  { d.Path = "mesh" }
+func (k *Kubernetes) setDefaults() { k.Watch = "names" }
 
 // resolve joins relative paths to folder. An empty path stays empty, for validate to refuse.
 func (c *Config) resolve(folder string) {

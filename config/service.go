@@ -18,6 +18,21 @@ type Service struct {
 	// that match the URI refuse the service. Default default. Reloads live.
 	Namespace string `yaml:"namespace"`
 
+	// Secret is the name of the service's Secret, with target.kubernetes: a DNS name, unique in its namespace.
+	// Another name is another Secret; the old one stays as it is. Default NAME-mtls-cert. Reloads live.
+	Secret string `yaml:"secret"`
+
+	// Workloads are what runs the service, with target.kubernetes: kind (Deployment, StatefulSet or DaemonSet) and
+	// name, in the service's namespace. Events are written on them. A wrong one gets none. Default none.
+	// Reloads live.
+	Workloads []Workload `yaml:"workloads"`
+
+	// Consumers says who reads the service's set where that cannot be seen: none (nobody does) or api (whoever
+	// does follows its changes). While a mesh of another CA is taken over, a set that no pod reads is waited
+	// for until its certificate is due, because a gateway or a copier may read it. A wrong none or api makes
+	// such a reader refuse others, and be refused. Default empty: not known. Reloads live.
+	Consumers string `yaml:"consumers"`
+
 	// DNSNames are the names that clients reach the service by: lower case, no wildcard, each once, with
 	// ipAddresses at most 100 and at least one. A list replaces the default names. A client that dials a name which is not in the
 	// list refuses the connection. A change makes the certificate due at once. Default NAME, NAME.NAMESPACE.svc
@@ -44,11 +59,23 @@ type Service struct {
 	Key profile.KeyType `yaml:"key"`
 }
 
+// A Workload is what runs a service.
+type Workload struct {
+	// Kind is Deployment, StatefulSet or DaemonSet. Required. Reloads live.
+	Kind string `yaml:"kind"`
+
+	// Name is the workload's name, a DNS name. Required. Reloads live.
+	Name string `yaml:"name"`
+}
+
 // fill gives the service at path the defaults of what the file leaves out.
 func (s *Service) fill(path string, leaf Leaf, r *report) {
 	if !r.has(path + ".dnsNames") {
 		full := s.Name + "." + s.Namespace + ".svc"
 		s.DNSNames = []string{s.Name, full, full + ".cluster.local"}
+	}
+	if !r.has(path + ".secret") {
+		s.Secret = s.Name + "-mtls-cert"
 	}
 	if !r.has(path + ".commonName") {
 		s.CommonName = s.Name

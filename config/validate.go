@@ -84,8 +84,14 @@ func (k checker) paths() {
 	const db, key, dir = "store.bolt.path", "seal.keyFile", "target.directory.path"
 	k.path(db, k.c.Store.Bolt.Path)
 	k.path(key, k.c.Seal.KeyFile)
-	if k.c.Target.Directory == nil {
-		k.add("target", "write target: {directory: {path: mesh}}", "names no target, want exactly one; directory is the only one")
+	switch t := k.c.Target; {
+	case t.Directory == nil && t.Kubernetes == nil:
+		k.add("target", "write target: {directory: {path: mesh}} or target: {kubernetes: {}}", "names no target, want exactly one")
+		return
+	case t.Directory != nil && t.Kubernetes != nil:
+		k.add("target", "run two processes, each with a store of its own", "names two targets, want exactly one")
+		return
+	case t.Kubernetes != nil:
 		return
 	}
 	folder := k.c.Target.Directory.Path

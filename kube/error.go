@@ -69,6 +69,9 @@ func (e *Error) Hint() string {
 	return ""
 }
 
+// Wait is how long the API server asks to be left alone.
+func (e *Error) Wait() time.Duration { return e.RetryAfter }
+
 // is says whether err is an Error of one of the kinds.
 func is(err error, kinds ...Kind) bool {
 	e, ok := errors.AsType[*Error](err)

@@ -1,0 +1,147 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshca/meshca/rotation"
+)
+
+const (
+	// maxNote is what events.k8s.io takes, in bytes; a longer one is refused.
+	maxNote = 1024
+	// eventsWaiting is how many Events may wait to be written; more are dropped, and counted in the log.
+	eventsWaiting = 512
+	// eventEvery is the least time between two: Events are for people, Secrets come first.
+	eventEvery = 100 * time.Millisecond
+	// controller is who reports, as Events say it.
+	reporter = "meshca.io/meshca"
+)
+
+// A notice is an Event that is not written yet.
+type notice struct {
+	rotation.Notice
+	service Service
+	uid     string // of the Secret
+	at      time.Time
+}
+
+// events writes Events one by one, so that they are never in the way of a Secret.
+type events struct {
+	client   *Client
+	log      *slog.Logger
+	waiting  chan notice
+	dropped  atomic.Int64
+	instance string
+}
+
+func newEvents(c *Client, log *slog.Logger) *events {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "meshca"
+	}
+	return &events{client: c, log: log, waiting: make(chan notice, eventsWaiting), instance: host}
+}
+
+// add does not wait.
+func (e *events) add(n notice) {
+	n.at = time.Now()
+	select {
+	case e.waiting <- n:
+	default:
+		e.dropped.Add(1)
+	}
+}
+
+// run writes what waits until ctx ends.
+func (e *events) run(ctx context.Context) error {
+	tick := time.NewTicker(eventEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case n := <-e.waiting:
+			e.write(ctx, n)
+			if dropped := e.dropped.Swap(0); dropped > 0 {
+				e.log.Warn("Events dropped: more happened than are worth telling", "count", dropped)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// reference names what an Event is about.
+type reference struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Namespace  string `json:"namespace"`
+	Name       string `json:"name"`
+	UID        string `json:"uid,omitempty"`
+}
+
+// write writes an Event on the Secret and one on each workload. One that cannot be written is not tried again.
+func (e *events) write(ctx context.Context, n notice) {
+	s := n.service
+	secret := reference{version, "Secret", s.Namespace, s.Secret, n.uid}
+	about := []reference{secret}
+	for _, w := range s.Workloads {
+		at := object{group: "apps", resource: strings.ToLower(w.Kind) + "s", namespace: s.Namespace, name: w.Name}
+		var live struct {
+			Metadata metav1.ObjectMeta `json:"metadata"`
+		}
+		if err := e.client.get(ctx, at, &live, nil); err != nil {
+			e.log.Debug("no Event on a workload", "error", err)
+			continue
+		}
+		about = append(about, reference{"apps/" + version, w.Kind, s.Namespace, w.Name, string(live.Metadata.UID)})
+	}
+	for _, regarding := range about {
+		if err := e.post(ctx, n, regarding, secret); err != nil {
+			e.log.Debug("no Event", "error", err)
+		}
+	}
+}
+
+// post makes one Event. It is made by apply, as all that meshca makes.
+func (e *events) post(ctx context.Context, n notice, regarding, secret reference) error {
+	h := fnv.New64a()
+	fmt.Fprint(h, regarding.Kind, n.Kind, n.Text)
+	name := fmt.Sprintf("%s.%x%08x", regarding.Name, n.at.UnixNano(), uint32(h.Sum64()))
+	kind := "Normal"
+	if n.Kind.Warning() {
+		kind = "Warning"
+	}
+	body := map[string]any{
+		"apiVersion": "events.k8s.io/" + version, "kind": "Event",
+		"metadata":  map[string]any{"name": name, "namespace": regarding.Namespace, "resourceVersion": absent},
+		"eventTime": n.at.UTC().Format("2006-01-02T15:04:05.000000Z07:00"),
+		"type":      kind, "reason": string(n.Kind), "action": string(n.Kind), "note": cut(n.Text),
+		"reportingController": reporter, "reportingInstance": e.instance, "regarding": regarding,
+	}
+	if regarding.Kind != secret.Kind {
+		body["related"] = secret
+	}
+	return e.client.apply(ctx, object{group: "events.k8s.io", resource: "events", namespace: regarding.Namespace, name: name}, body, nil)
+}
+
+// cut makes a text no longer than an Event takes.
+func cut(text string) string {
+	if len(text) <= maxNote {
+		return text
+	}
+	const more = " …"
+	return strings.ToValidUTF8(text[:maxNote-len(more)], "") + more
+}

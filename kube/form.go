@@ -1,0 +1,327 @@
+package kube
+
+import (
+	"cmp"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/meshca/meshca/rotation"
+)
+
+// What meshca writes beside the keys of a Secret. None of it changes from one sweep to the next.
+const (
+	ours = "meshca.io/" // begins the names of all of it
+
+	labelService        = ours + "service"
+	labelManagedBy      = "app.kubernetes.io/managed-by" // only on a Secret that meshca has made: on others it is Helm's
+	managedBy           = "meshca"
+	annotationStamp     = ours + "stamp" // store identity and MAC, see rotation.Mark
+	annotationEpoch     = ours + "epoch"
+	annotationBundle    = ours + "bundle-sha256"
+	annotationSerial    = ours + "serial"
+	annotationNotBefore = ours + "not-before"
+	annotationNotAfter  = ours + "not-after"
+	annotationIssuer    = ours + "issuer"
+	annotationGlass     = ours + "break-glass" // an operator's: healing rests while it is there
+
+	// markPlace is where the mark is, for people.
+	markPlace = ours + "* annotations"
+)
+
+// secretVersion is what was observed of a Secret, as far as writing over it needs that. The zero value is an absent
+// one.
+type secretVersion struct {
+	uid             types.UID
+	resourceVersion string
+	kind            corev1.SecretType
+	cert, key       []byte
+	kept            map[string]string // labels that are not ours, which we hold since we made the Secret anew
+	keptAnnotations map[string]string
+	rests           bool
+}
+
+// observe reads a Secret as an observation.
+func observe(secret *corev1.Secret, service string) rotation.Observation {
+	o := rotation.Observation{
+		Cert: secret.Data[rotation.CertFile], Key: secret.Data[rotation.KeyFile], CA: secret.Data[rotation.CAFile],
+		Mark: markOf(secret), MarkIn: markPlace,
+		By: writers(secret), Form: formOf(secret),
+	}
+	for _, part := range []*[]byte{&o.Cert, &o.Key, &o.CA} {
+		if *part != nil && len(*part) == 0 {
+			*part = []byte{}
+		}
+	}
+	labels, annotations := held(secret)
+	o.Version = secretVersion{uid: secret.UID, resourceVersion: secret.ResourceVersion, kind: secret.Type, cert: o.Cert, key: o.Key,
+		kept: labels, keptAnnotations: annotations, rests: secret.Annotations[annotationGlass] != ""}
+	if o.Mark != nil {
+		o.Deviations = marksDeviate(secret, service, o.Mark.Serial != "")
+	}
+	for _, f := range secret.ManagedFields {
+		if f.Manager == FieldManager && f.Operation == metav1.ManagedFieldsOperationApply && f.Time != nil {
+			o.Written = f.Time.Time
+		}
+	}
+	if glass := secret.Annotations[annotationGlass]; glass != "" {
+		o.Rests = clean(glass)
+	}
+	o.Foreign = obstacle(secret)
+	if lastAppliedHoldsKeys(secret) {
+		o.Remarks = append(o.Remarks, rotation.Remark{
+			Text: "its annotation " + corev1.LastAppliedConfigAnnotation + " holds keys of the manifest that kubectl apply wrote: it still shows the old private key, and the next kubectl apply of it wins all keys back",
+			Hint: "remove the Secret from that manifest, then kubectl annotate the annotation away",
+		})
+	}
+	return o
+}
+
+// obstacle says why the Secret is not meshca's to write.
+func obstacle(secret *corev1.Secret) rotation.Obstacle {
+	if who, hint := foreignOwner(secret); who != "" {
+		return rotation.Obstacle{Reason: "is written by " + who + ": it is not fought over", Hint: hint}
+	}
+	if secret.Immutable != nil && *secret.Immutable {
+		return rotation.Obstacle{Reason: "is immutable: nobody can change it",
+			Hint: "delete it when a short gap does no harm: meshca makes it anew at once"}
+	}
+	return rotation.Obstacle{}
+}
+
+// markOf reads the mark. Others may have written it and its words are shown to people, so it is taken apart
+// strictly; where there is a stamp at all there is a mark, since somebody claims that a meshca wrote here.
+func markOf(secret *corev1.Secret) *rotation.Mark {
+	a := secret.Annotations
+	stamp, marked := a[annotationStamp]
+	if !marked {
+		return nil
+	}
+	store, mac, _ := strings.Cut(stamp, ".")
+	m := &rotation.Mark{Store: hexadecimal(store), MAC: hexadecimal(mac), Service: clean(secret.Labels[labelService]),
+		Bundle: hexadecimal(a[annotationBundle]), Serial: hexadecimal(a[annotationSerial])}
+	m.Epoch, _ = strconv.ParseUint(a[annotationEpoch], 10, 64) // 0 is no epoch
+	return m
+}
+
+// hexadecimal is s if it is a short hexadecimal number, else "".
+func hexadecimal(s string) string {
+	if len(s) > 64 || strings.Trim(s, "0123456789abcdef") != "" {
+		return ""
+	}
+	return s
+}
+
+// maxWords bounds what others have written and people are shown, in bytes.
+const maxWords = 200
+
+// clean makes what others have written fit to be shown.
+func clean(s string) string {
+	quoted := strconv.QuoteToASCII(s[:min(len(s), maxWords)])
+	return quoted[1 : len(quoted)-1]
+}
+
+// marksOf are the annotations that tell of a leaf.
+func leafMarks(notBefore, notAfter time.Time, issuer string) map[string]string {
+	if notAfter.IsZero() {
+		return map[string]string{}
+	}
+	marks := map[string]string{
+		annotationNotBefore: notBefore.UTC().Format(time.RFC3339), annotationNotAfter: notAfter.UTC().Format(time.RFC3339),
+	}
+	if issuer != "" {
+		marks[annotationIssuer] = issuer
+	}
+	return marks
+}
+
+// marksDeviate compares what the mark's MAC does not cover: the label, and what tells of the leaf.
+func marksDeviate(secret *corev1.Secret, service string, leaf bool) (found []rotation.Deviation) {
+	differ := func(name, seen, wanted string) {
+		if seen != wanted {
+			found = append(found, rotation.Deviation{File: name, Seen: cmp.Or(clean(seen), "absent"), Wanted: cmp.Or(wanted, "absent")})
+		}
+	}
+	differ(labelService, secret.Labels[labelService], service)
+	want := map[string]string{}
+	if block, _ := pem.Decode(secret.Data[rotation.CertFile]); leaf && block != nil {
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+			want = leafMarks(cert.NotBefore, cert.NotAfter, cert.Issuer.CommonName)
+		}
+	}
+	for _, name := range []string{annotationNotBefore, annotationNotAfter, annotationIssuer} {
+		differ(name, secret.Annotations[name], want[name])
+	}
+	return found
+}
+
+// manifestOf says what the Secret shall be.
+func manifestOf(s Service, m rotation.Material, v secretVersion) manifest {
+	labels, annotations := map[string]string{}, map[string]string{}
+	kind := v.kind
+	if v.resourceVersion == "" { // made anew: with what it had
+		kind = cmp.Or(corev1.SecretType(m.Form.Type), corev1.SecretTypeTLS)
+		maps.Copy(labels, m.Form.Labels)
+		maps.Copy(annotations, m.Form.Annotations)
+		if labels[labelManagedBy] == "" {
+			labels[labelManagedBy] = managedBy
+		}
+	} else {
+		maps.Copy(labels, v.kept)
+		maps.Copy(annotations, v.keptAnnotations)
+	}
+	labels[labelService] = m.Mark.Service
+	maps.Copy(annotations, leafMarks(m.Mark.NotBefore, m.Mark.NotAfter, m.Mark.Issuer))
+	annotations[annotationStamp] = m.Mark.Store + "." + m.Mark.MAC
+	annotations[annotationEpoch] = strconv.FormatUint(m.Mark.Epoch, 10)
+	annotations[annotationBundle] = m.Mark.Bundle
+	if m.Mark.Serial != "" {
+		annotations[annotationSerial] = m.Mark.Serial
+	}
+	if m.Key == nil { // leaf and key stay; left out, they would go if they are ours
+		m.Cert, m.Key = v.cert, v.key
+	}
+	data := map[string][]byte{rotation.CAFile: m.CA}
+	if m.Cert != nil {
+		data[rotation.CertFile] = m.Cert
+	}
+	if m.Key != nil {
+		data[rotation.KeyFile] = m.Key
+	}
+	return manifest{
+		Metadata: manifestMeta{Name: s.Secret, Namespace: s.Namespace, UID: v.uid, ResourceVersion: cmp.Or(v.resourceVersion, absent),
+			Labels: labels, Annotations: annotations},
+		Type: kind, Data: data,
+	}
+}
+
+// formOf is what of a Secret is not ours. The zero value stands for what meshca would make by itself. What kubectl
+// apply keeps in an annotation is left out: it may hold the old private key.
+func formOf(secret *corev1.Secret) rotation.Form {
+	f := rotation.Form{Labels: foreign(secret.Labels), Annotations: foreign(secret.Annotations)}
+	if f.Labels[labelManagedBy] == managedBy {
+		delete(f.Labels, labelManagedBy)
+	}
+	delete(f.Annotations, corev1.LastAppliedConfigAnnotation)
+	if secret.Type != corev1.SecretTypeTLS {
+		f.Type = string(secret.Type)
+	}
+	for key := range secret.Data {
+		if !slices.Contains(keys, key) {
+			f.Keys = append(f.Keys, key)
+		}
+	}
+	slices.Sort(f.Keys)
+	if len(f.Labels) == 0 {
+		f.Labels = nil
+	}
+	if len(f.Annotations) == 0 {
+		f.Annotations = nil
+	}
+	return f
+}
+
+// foreign are the labels or annotations that are not ours.
+func foreign(all map[string]string) map[string]string {
+	kept := make(map[string]string)
+	for name, value := range all {
+		if !strings.HasPrefix(name, ours) {
+			kept[name] = value
+		}
+	}
+	return kept
+}
+
+// fields is what is read of a manager's set of fields.
+type fields struct {
+	Data     map[string]json.RawMessage `json:"f:data"`
+	Metadata struct {
+		Labels      map[string]json.RawMessage `json:"f:labels"`
+		Annotations map[string]json.RawMessage `json:"f:annotations"`
+	} `json:"f:metadata"`
+}
+
+func fieldsOf(f metav1.ManagedFieldsEntry) (set fields, ok bool) {
+	return set, f.FieldsV1 != nil && json.Unmarshal(f.FieldsV1.Raw, &set) == nil
+}
+
+// held are the labels and annotations that are not ours by name, and that our field manager holds since it made
+// the Secret anew: left out of an apply they would go.
+func held(secret *corev1.Secret) (labels, annotations map[string]string) {
+	labels, annotations = map[string]string{}, map[string]string{}
+	for _, entry := range secret.ManagedFields {
+		set, ok := fieldsOf(entry)
+		if !ok || entry.Manager != FieldManager || entry.Operation != metav1.ManagedFieldsOperationApply {
+			continue
+		}
+		for name, value := range foreign(secret.Labels) {
+			if set.Metadata.Labels["f:"+name] != nil {
+				labels[name] = value
+			}
+		}
+		for name, value := range foreign(secret.Annotations) {
+			if set.Metadata.Annotations["f:"+name] != nil {
+				annotations[name] = value
+			}
+		}
+	}
+	return labels, annotations
+}
+
+// writers names who claims to have changed what is ours, newest first: the field managers that hold any of it
+// beside our own. The names are free text, and removals leave no trace.
+func writers(secret *corev1.Secret) string {
+	type claim struct {
+		words string
+		at    time.Time
+	}
+	var claims []claim
+	for _, entry := range secret.ManagedFields {
+		set, ok := fieldsOf(entry)
+		if !ok || entry.Manager == FieldManager && entry.Operation == metav1.ManagedFieldsOperationApply || !set.holdsOurs() {
+			continue
+		}
+		c := claim{words: clean(entry.Manager)}
+		if entry.Time != nil {
+			c.at = entry.Time.Time
+			c.words += " at " + c.at.UTC().Format(time.RFC3339)
+		}
+		claims = append(claims, c)
+	}
+	slices.SortStableFunc(claims, func(a, b claim) int { return b.at.Compare(a.at) })
+	var words []string
+	for _, c := range claims[:min(len(claims), 3)] {
+		words = append(words, c.words)
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s (as its field manager says)", strings.Join(words, ", "))
+}
+
+// holdsOurs says whether the fields have anything that meshca keeps.
+func (s *fields) holdsOurs() bool {
+	for _, key := range keys {
+		if s.Data["f:"+key] != nil {
+			return true
+		}
+	}
+	for _, names := range []map[string]json.RawMessage{s.Metadata.Labels, s.Metadata.Annotations} {
+		for name := range names {
+			if strings.HasPrefix(name, "f:"+ours) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,183 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+
+	"github.com/meshca/meshca/rotation"
+)
+
+// A Service is what the catalogue says of where a service's set lies and who reads it.
+type Service struct {
+	Name, Namespace, Secret string
+	Readers                 rotation.DeclaredReaders
+	Workloads               []Workload
+}
+
+// A Workload is what runs a service.
+type Workload struct{ Kind, Name string }
+
+// A Target keeps Secrets. It implements [rotation.Target].
+type Target struct {
+	client *Client
+	mode   WatchMode
+	log    *slog.Logger
+	events *events
+
+	mu       sync.Mutex
+	services map[string]Service
+	versions map[string]string // by service: the resourceVersion of what was read or written last, "" of none
+	uids     map[string]string // of the Secrets, for Events
+}
+
+// New makes a target without services.
+func New(c *Client, mode WatchMode, log *slog.Logger) *Target {
+	return &Target{client: c, mode: mode, log: log, events: newEvents(c, log),
+		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string)}
+}
+
+// SetCatalogue replaces the services. It comes before the engine's own, and the engine watches anew after it.
+func (t *Target) SetCatalogue(services []Service) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.services
+	t.services = make(map[string]Service, len(services))
+	for _, s := range services {
+		t.services[s.Name] = s
+		if old := before[s.Name]; old.Namespace != s.Namespace || old.Secret != s.Secret {
+			delete(t.versions, s.Name)
+			delete(t.uids, s.Name)
+		}
+	}
+}
+
+func (t *Target) service(name string) Service {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.services[name]
+}
+
+// remember keeps which version of a service's Secret was seen last, so that a watch which tells of it tells
+// nothing new.
+func (t *Target) remember(service, version, uid string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.versions[service], t.uids[service] = version, uid
+}
+
+// known says whether that version of the service's Secret was seen already.
+func (t *Target) known(service, version string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	seen, looked := t.versions[service]
+	return looked && seen == version
+}
+
+// Place implements [rotation.Target]: namespace and name of the Secret, as people write it.
+func (t *Target) Place(service string) string {
+	s := t.service(service)
+	if s.Secret == "" {
+		return "the Secret of " + service // it has left the catalogue
+	}
+	return s.Namespace + "/" + s.Secret
+}
+
+// Subject implements [rotation.Target]: a mark that is copied to another Secret does not verify there.
+func (t *Target) Subject(service string) string { return "secret/" + t.Place(service) }
+
+// Ready implements [rotation.Target].
+func (t *Target) Ready(ctx context.Context) error { return t.client.Ready(ctx) }
+
+// Tidy implements [rotation.Target]. The API server keeps nothing of what was replaced.
+func (t *Target) Tidy(context.Context, string) error { return nil }
+
+// Observe implements [rotation.Target]: one GET of the Secret.
+func (t *Target) Observe(ctx context.Context, name string) (rotation.Observation, error) {
+	s := t.service(name)
+	secret, err := t.client.getSecret(ctx, s.Namespace, s.Secret)
+	if err != nil {
+		return rotation.Observation{}, err
+	}
+	if secret == nil {
+		t.remember(name, "", "")
+		return rotation.Observation{MarkIn: markPlace, Version: secretVersion{}}, nil
+	}
+	t.remember(name, secret.ResourceVersion, string(secret.UID))
+	return observe(secret, name), nil
+}
+
+// Write implements [rotation.Target]: one server-side apply, over the observed Secret and no other.
+func (t *Target) Write(ctx context.Context, name string, m rotation.Material, over rotation.Version) error {
+	s := t.service(name)
+	v, ok := over.(secretVersion)
+	if !ok {
+		return errors.New("a Secret is written only over what was observed")
+	}
+	if v.rests {
+		version, err := t.mendGlass(ctx, s, v)
+		if err != nil {
+			return changed(err)
+		}
+		v.resourceVersion = version
+	}
+	secret, err := t.client.applySecret(ctx, manifestOf(s, m, v))
+	if err != nil {
+		return changed(err)
+	}
+	t.remember(name, secret.ResourceVersion, string(secret.UID))
+	return nil
+}
+
+// changed marks the errors by which a writer learns that it has decided on something older.
+func changed(err error) error {
+	if is(err, Changed, Replaced) {
+		return errors.Join(rotation.ErrChanged, err)
+	}
+	return err
+}
+
+// mendGlass takes the annotation away by which healing rests. It is not ours by server-side apply, so it goes by a
+// patch of its own, under the same conditions.
+func (t *Target) mendGlass(ctx context.Context, s Service, v secretVersion) (version string, err error) {
+	patch := map[string]any{"metadata": map[string]any{
+		"uid": v.uid, "resourceVersion": v.resourceVersion, "annotations": map[string]any{annotationGlass: nil},
+	}}
+	var mended manifest
+	err = t.client.merge(ctx, secretAt(s.Namespace, s.Secret), patch, &mended)
+	return mended.Metadata.ResourceVersion, err
+}
+
+// Readers implements [rotation.Target]: the pods that read the Secrets, one list for each namespace.
+func (t *Target) Readers(ctx context.Context, services []string) (map[string]rotation.Readers, error) {
+	pods := make(map[string]map[string][]Pod)
+	all := make(map[string]rotation.Readers, len(services))
+	for _, name := range services {
+		s := t.service(name)
+		if pods[s.Namespace] == nil {
+			reading, err := t.client.readers(ctx, s.Namespace)
+			if err != nil {
+				return nil, err
+			}
+			pods[s.Namespace] = reading
+		}
+		r := rotation.Readers{Declared: s.Readers}
+		for _, pod := range pods[s.Namespace][s.Secret] {
+			r.Known = append(r.Known, rotation.Reader{Name: pod.Namespace + "/" + pod.Name, Created: pod.Created})
+		}
+		all[name] = r
+	}
+	return all, nil
+}
+
+// Tell implements [rotation.Target]: an Event on the Secret and on the service's workloads, later.
+func (t *Target) Tell(n rotation.Notice) {
+	t.mu.Lock()
+	s, uid := t.services[n.Service], t.uids[n.Service]
+	t.mu.Unlock()
+	t.events.add(notice{Notice: n, service: s, uid: uid})
+}
+
+// Events writes the Events until ctx ends.
+func (t *Target) Events(ctx context.Context) error { return t.events.run(ctx) }

@@ -1,0 +1,67 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/meshca/meshca/rotation"
+)
+
+// BundleName is the name of the ConfigMap that holds the trust bundle, under the key ca.crt, in each namespace of
+// a service: for whoever only verifies.
+const BundleName = "meshca-ca"
+
+func bundleAt(namespace string) object {
+	return object{resource: "configmaps", namespace: namespace, name: BundleName}
+}
+
+// Publish implements [rotation.Target]: the ConfigMap in each namespace. What cannot be done in one does not keep
+// the others from it.
+func (t *Target) Publish(ctx context.Context, bundle []byte) error {
+	var failed []error
+	for _, namespace := range t.namespaces() {
+		if err := t.client.publish(ctx, namespace, string(bundle)); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func (t *Target) namespaces() (all []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.services {
+		all = append(all, s.Namespace)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// publish brings the ConfigMap of one namespace up to date.
+func (c *Client) publish(ctx context.Context, namespace, bundle string) error {
+	at := bundleAt(namespace)
+	var live corev1.ConfigMap
+	err := c.get(ctx, at, &live, nil)
+	if err != nil && !is(err, NotFound) {
+		return err
+	}
+	if live.Data[rotation.CAFile] == bundle {
+		return nil
+	}
+	if live.Immutable != nil && *live.Immutable {
+		return fmt.Errorf("%s is immutable: delete it, and meshca makes it anew", at)
+	}
+	m := manifest{APIVersion: version, Kind: "ConfigMap", Data: map[string]string{rotation.CAFile: bundle},
+		Metadata: manifestMeta{Name: BundleName, Namespace: namespace, UID: live.UID, ResourceVersion: cmp.Or(live.ResourceVersion, absent)}}
+	if live.ResourceVersion == "" {
+		m.Metadata.Labels = map[string]string{labelManagedBy: managedBy}
+	} else if live.Labels[labelManagedBy] == managedBy {
+		m.Metadata.Labels = map[string]string{labelManagedBy: managedBy}
+	}
+	return c.apply(ctx, at, m, nil)
+}
