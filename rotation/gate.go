@@ -132,7 +132,7 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 	next := *s.taken
 	switch holds := seen.trusts(e.Issuer.Authority().Root().Certificate); {
 	case holds && seen.Proven && next.InPlace.IsZero():
-		next.InPlace, next.Written = now.UTC(), seen.Written.UTC()
+		next.Placed, next.InPlace, next.Written = true, now.UTC(), seen.Written.UTC()
 	case holds && seen.Proven && next.Written.IsZero() && !seen.Written.IsZero():
 		next.Written = seen.Written.UTC()
 	case !holds && !next.InPlace.IsZero():
@@ -140,6 +140,7 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 	default:
 		return nil
 	}
+	e.moved.Store(true)
 	return e.keepTakeover(map[*service]*Takeover{s: &next})
 }
 

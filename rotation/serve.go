@@ -153,7 +153,8 @@ func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 		return seen, err
 	}
 	if s.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
-		seen.Ours, seen.Recorded = true, true
+		record := s.Leaf.Record()
+		seen.Ours, seen.Recorded = !record.Adopted(), true
 		return seen, err
 	}
 	if seen.Ours = authority.Signed(seen.Leaf); seen.Ours {
