@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -408,12 +409,28 @@ func TestARootThatEndsSoon(t *testing.T) {
 	})
 }
 
+// goOnRunning runs the engine that was started, until the returned stop.
+func (m *mess) goOnRunning(t *testing.T) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- m.engine.Run(ctx) }()
+	synctest.Wait()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}
+}
+
 // lives runs an engine as a process that may end at its first failure, and then others, until all is signed anew.
 func (m *mess) lives(t *testing.T) {
 	t.Helper()
 	if m.start(t) == nil {
-		stop := m.run(t)
+		stop := m.goOnRunning(t)
 		m.wait(30 * time.Second)
+		m.wantUnion(t) // in the process that saw the failure
 		stop()
 	}
 	m.store = m.Store
@@ -454,8 +471,13 @@ func TestSigningAnewFaults(t *testing.T) {
 					m.declare(rotation.ReadersNone, incident...)
 					faulty := storetest.NewFaulty(m.Store, n, fault)
 					m.store = faulty
-					if m.start(t) == nil { // the second pass signs anew: here it is broken off by a restart
-						m.run(t)()
+					if m.start(t) == nil { // the first pass writes the union, the second signs anew
+						stop := m.goOnRunning(t)
+						if n%2 == 0 { // in the process that saw the failure, or in another
+							m.wait(3 * time.Minute)
+							m.wantAllAnew(t)
+						}
+						stop()
 					}
 					reached = faulty.Updates() >= n
 					m.store = m.Store
@@ -792,4 +814,36 @@ func TestSameNameInTheMesh(t *testing.T) {
 		m.wait(10 * time.Minute)
 		m.wantAllAnew(t)
 	})
+}
+
+// TestDriftClosesTheGate: who started while somebody else's ca.crt lay there may have loaded that. It is waited for
+// again, also by a process of meshca that was not there to see it.
+func TestDriftClosesTheGate(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart=%t", restart), func(t *testing.T) {
+			broken(t, func(t *testing.T, m *mess) {
+				m.read(time.Now().Add(-time.Hour), incident...)
+				stop := m.run(t)
+				written := time.Now()
+				m.wait(10 * time.Minute)
+				if restart {
+					stop()
+				}
+				m.target.Change("envoy", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+				synctest.Wait()
+				m.read(written.Add(hold+time.Second), incident...) // which is before the drift
+				if restart {
+					stop = m.run(t)
+				}
+				m.wait(10 * time.Minute)
+				m.wantUnion(t)
+				m.wantWaits(t, "envoy", "pod/envoy")
+				m.wantWaits(t, "bookapi", "")
+				m.read(time.Now(), "envoy")
+				m.wait(2 * time.Minute)
+				m.wantAllAnew(t)
+				stop()
+			})
+		})
+	}
 }
