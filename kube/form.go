@@ -304,7 +304,7 @@ func writers(secret *corev1.Secret) string {
 		words = append(words, c.words)
 	}
 	if len(words) == 0 {
-		return ""
+		return removed
 	}
 	return fmt.Sprintf("%s (as its field manager says)", strings.Join(words, ", "))
 }

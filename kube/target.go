@@ -102,11 +102,14 @@ func (t *Target) Observe(ctx context.Context, name string) (rotation.Observation
 	}
 	if secret == nil {
 		t.remember(name, "", "")
-		return rotation.Observation{MarkIn: markPlace, Version: secretVersion{}}, nil
+		return rotation.Observation{MarkIn: markPlace, Version: secretVersion{}, By: removed}, nil
 	}
 	t.remember(name, secret.ResourceVersion, string(secret.UID))
 	return observe(secret, name), nil
 }
+
+// removed is what is known of who has removed something.
+const removed = "nobody knows: Kubernetes records nobody for a removal, its audit log may"
 
 // Write implements [rotation.Target]: one server-side apply, over the observed Secret and no other.
 func (t *Target) Write(ctx context.Context, name string, m rotation.Material, over rotation.Version) error {

@@ -29,6 +29,8 @@ type Boot struct {
 	// NewRoot founds a new CA although an older store was lost. Confirm is shown what that breaks first,
 	// and refuses with an error.
 	NewRoot bool
+	// Accept does so only where one was lost.
+	Accept  bool
 	Confirm func(breaks []string) error
 }
 
@@ -129,14 +131,14 @@ func (b *Boot) mayFound(ctx context.Context) (claims map[string]*Mark, err error
 	if len(traces) == 0 {
 		return nil, nil
 	}
-	if b.NewRoot {
+	if b.NewRoot || b.Accept {
 		return claims, b.Confirm(b.breaks(claims))
 	}
 	return nil, &LostError{
 		Reason: fmt.Sprintf("store %s is empty, but there was one: %s", b.StorePath, summary(traces)),
 		Hints: []string{
 			"put the store back at " + b.StorePath,
-			"or, if it is lost for good: start with --new-root, which says first what will break",
+			"or, if it is lost for good: start with --accept, which says first what will break",
 		},
 	}
 }
@@ -188,7 +190,7 @@ func (b *Boot) found(st store.Store, seal *ca.Seal, claims map[string]*Mark) (*c
 			return nil, err
 		}
 	}
-	if b.NewRoot {
+	if b.NewRoot || b.Accept {
 		if err := seal.Forget(); err != nil {
 			return nil, err
 		}

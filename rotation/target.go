@@ -35,9 +35,9 @@ type Target interface {
 	// writes nothing and returns an error. When it returns nil the new set is in place and survives a power
 	// cut; after an error Observe tells what is there.
 	Write(ctx context.Context, service string, m Material, over Version) error
-	// Watch calls changed with the name of a service, with Published, or with "" for all, soon after what they
-	// have may have changed, also by Write. It returns when ctx ends, or with an error where it cannot watch:
-	// then changes are found by the sweep.
+	// Watch calls changed with the name of a service, with Published, or with "" for all, soon after somebody
+	// else may have changed what they have, or has since it was observed last. It returns when ctx ends, or with
+	// an error where it cannot watch: then changes are found by the sweep.
 	Watch(ctx context.Context, services []string, changed func(service string)) error
 	// Readers tells, for each of the services, who may have read its set.
 	Readers(ctx context.Context, services []string) (map[string]Readers, error)
