@@ -89,6 +89,7 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.QPS, config.Burst = callsPerSecond, callsBurst
 	config.UserAgent = "meshca"
+	config.WarningHandlerWithContext = rest.NoWarnings{} // about others' content, mostly; ours is checked before it is sent
 	client, err := rest.UnversionedRESTClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
