@@ -135,24 +135,41 @@ func newest(r store.Reader, service string, fn func(*Record) bool) error {
 	return nil
 }
 
-// setState changes the state of a record in a transaction of its own.
-func (i *Issuer) setState(seq uint64, s State) error {
+// setState changes the state of a record.
+func setState(w store.Writer, seq uint64, s State) error {
+	record, err := getRecord(w, seq)
+	if err != nil {
+		return err
+	}
+	record.State = s
+	return putRecord(w, record)
+}
+
+// MarkDelivered records, in one transaction, that the certificates were written to their targets. It is
+// idempotent.
+func (i *Issuer) MarkDelivered(leaves ...*Leaf) error {
 	return i.store.Update(func(w store.Writer) error {
-		record, err := getRecord(w, seq)
-		if err != nil {
-			return err
+		for _, l := range leaves {
+			if err := setState(w, l.record.Seq, Delivered); err != nil {
+				return err
+			}
 		}
-		record.State = s
-		return putRecord(w, record)
+		return nil
 	})
 }
 
-// MarkDelivered records that the certificate was written to its target. It is idempotent.
-func (i *Issuer) MarkDelivered(l *Leaf) error { return i.setState(l.record.Seq, Delivered) }
+// AsDelivered is the leaf with the record that it has after MarkDelivered.
+func (l *Leaf) AsDelivered() *Leaf {
+	delivered := *l
+	delivered.record.State = Delivered
+	return &delivered
+}
 
 // MarkUndelivered records that the certificate never left the process and its key is lost. It is
 // idempotent.
-func (i *Issuer) MarkUndelivered(l *Leaf) error { return i.setState(l.record.Seq, Undelivered) }
+func (i *Issuer) MarkUndelivered(l *Leaf) error {
+	return i.store.Update(func(w store.Writer) error { return setState(w, l.record.Seq, Undelivered) })
+}
 
 // errEnough ends a scan that has what it wants.
 var errEnough = errors.New("enough")

@@ -78,6 +78,7 @@ type service struct {
 	refused  bool
 	unseen   bool // the newest look at the target failed
 	unread   bool // its records could not be read yet
+	arrived  bool // its newest leaf is in place, and that is not recorded yet
 	rests    bool // an operator wants it left alone
 	remarks  []Remark
 
@@ -373,7 +374,10 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 			return nil
 		})
 	}
-	err := group.Wait()
+	err := errors.Join(group.Wait(), e.recordDelivered(names))
+	if err != nil && !all {
+		e.Log.Error("pass incomplete", "error", err)
+	}
 	if all && ctx.Err() == nil {
 		e.finishSweep(errors.Join(err, e.publishBundle(ctx)), w, now)
 	}

@@ -159,7 +159,8 @@ func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 func (e *Engine) settle(s *service, seen Seen) error {
 	if seen.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
 		s.Pending = nil
-		return e.deliver(s)
+		e.deliver(s)
+		return nil
 	}
 	if s.Pending != nil {
 		return nil // its key is at hand: it is written now
@@ -180,12 +181,31 @@ func (e *Engine) settle(s *service, seen Seen) error {
 	return e.reread(s)
 }
 
-// deliver records that the newest leaf is in place. Taking over ends with that.
-func (e *Engine) deliver(s *service) error {
-	if err := e.Issuer.MarkDelivered(s.Leaf); err != nil {
-		return err
+// deliver notes that the newest leaf is in place. The pass records it for all services at once; a crash before
+// that is settled at the next start, by what the target holds.
+func (e *Engine) deliver(s *service) {
+	s.arrived = true
+}
+
+// recordDelivered records which leaves have come to their places in this pass.
+func (e *Engine) recordDelivered(names []string) error {
+	var arrived []*service
+	var leaves []*issuer.Leaf
+	for _, name := range names {
+		if s := e.services[name]; s != nil && s.arrived {
+			arrived, leaves = append(arrived, s), append(leaves, s.Leaf)
+		}
 	}
-	return e.reread(s)
+	if len(arrived) == 0 {
+		return nil
+	}
+	if err := e.Issuer.MarkDelivered(leaves...); err != nil {
+		return fmt.Errorf("record what was delivered: %w", err)
+	}
+	for _, s := range arrived {
+		s.Leaf, s.arrived = s.Leaf.AsDelivered(), false
+	}
+	return nil
 }
 
 // reread takes what the store knows of the service from it anew.
@@ -241,7 +261,7 @@ func (e *Engine) act(ctx context.Context, s *service, w World, action Action, se
 	s.inPlace, s.written = now, time.Time{} // when that was by the target's clock, the next look tells
 	e.tell(s, action, seen, now)
 	if s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
-		return e.deliver(s)
+		e.deliver(s)
 	}
 	return nil
 }
@@ -269,7 +289,7 @@ func (e *Engine) issue(s *service, reason string, now time.Time) (key []byte, er
 		// The record may be there all the same: what the store says counts.
 		return nil, errors.Join(err, e.reread(s))
 	}
-	s.Leaf, s.Known, s.Fits, s.Owed, s.Takeover = leaf, true, true, false, nil
+	s.Leaf, s.Known, s.Fits, s.Owed, s.Takeover, s.arrived = leaf, true, true, false, nil, false
 	s.issued++
 	return encodeKey(signer)
 }
