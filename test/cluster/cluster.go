@@ -40,6 +40,8 @@ type Options struct {
 	Dir string
 	// ControllerManager starts the controller manager too: garbage collection, ServiceAccounts, rollouts.
 	ControllerManager bool
+	// AuditLog writes who asked for what to DIR/audit.log, one line of JSON a request, without the objects.
+	AuditLog bool
 }
 
 // A Cluster is a running API server.
@@ -108,7 +110,11 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	if err := c.start(bin, o.Dir, "etcd", etcdFlags(o.Dir, ports)...); err != nil {
 		return nil, err
 	}
-	if err := c.start(bin, o.Dir, "kube-apiserver", apiserverFlags(o.Dir, ports)...); err != nil {
+	audit, err := auditFlags(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.start(bin, o.Dir, "kube-apiserver", append(apiserverFlags(o.Dir, ports), audit...)...); err != nil {
 		return nil, err
 	}
 	if err := c.awaitReady(ctx, o.Dir); err != nil {
@@ -151,6 +157,17 @@ func apiserverFlags(dir string, ports []int) []string {
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + in("serviceaccounts.pub"), "--service-account-signing-key-file=" + in("serviceaccounts.key"),
 	}
+}
+
+// auditFlags writes the policy of the audit log, where one is wanted. A line may come after the answer.
+func auditFlags(o Options) ([]string, error) {
+	if !o.AuditLog {
+		return nil, nil
+	}
+	const policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"
+	path := filepath.Join(o.Dir, "audit.yaml")
+	return []string{"--audit-policy-file=" + path, "--audit-log-path=" + filepath.Join(o.Dir, "audit.log")},
+		os.WriteFile(path, []byte(policy), 0o600)
 }
 
 // awaitReady asks /readyz until it says yes, a server has ended, or ctx has.
