@@ -213,7 +213,8 @@ func (c *Client) addBundleMaps(ctx context.Context, m *Mesh, all []found, namesp
 }
 
 // older lists the pods that are older than what they read. The clock of both is that of the API server, which
-// counts in seconds.
+// counts in seconds: in the second of a change a pod may be older too. In that of a Secret's making it is not,
+// since it waits for the Secret; otherwise whatever was made at once with its Secret would be listed for ever.
 func older(all []found, pods *uses) []Older {
 	var list []Older
 	for _, f := range all {
@@ -222,7 +223,7 @@ func older(all []found, pods *uses) []Older {
 		}
 		changed := lastChange(f.secret)
 		for _, p := range pods.secrets[place{f.Namespace, f.Secret}] {
-			if p.Created.Before(changed) {
+			if p.Created.Before(changed) || p.Created.Equal(changed) && changed.After(f.secret.CreationTimestamp.Time) {
 				list = append(list, Older{
 					Service: f.Service, Namespace: f.Namespace, Secret: f.Secret, Pod: p.Name, Workload: p.Workload,
 					Fixed: p.Fixed, Created: p.Created.UTC(), Changed: changed.UTC(),

@@ -112,6 +112,23 @@ func testOlder(t *testing.T, m *meshCluster) {
 	}
 }
 
+// TestOlder: in the second of a change a pod may be older, in that of the Secret's making it is not.
+func TestOlder(t *testing.T) {
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	for _, tt := range []struct {
+		pod, made, changed int
+		want               bool
+	}{{9, 10, 10, true}, {10, 10, 10, false}, {11, 10, 10, false}, {19, 10, 20, true}, {20, 10, 20, true}, {21, 10, 20, false}} {
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.Time{Time: at(tt.made)}, ManagedFields: []metav1.ManagedFieldsEntry{
+			{Time: &metav1.Time{Time: at(tt.changed)}, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:data":{"f:ca.crt":{}}}`)}},
+		}}}
+		pods := &uses{secrets: map[place][]Pod{{"n", "s"}: {{Namespace: "n", Name: "p", Created: at(tt.pod)}}}}
+		if got := older([]found{{Item{"a", "n", "s"}, s}}, pods); (len(got) == 1) != tt.want {
+			t.Errorf("%+v: %v", tt, got)
+		}
+	}
+}
+
 func TestLastChange(t *testing.T) {
 	at := func(s int) *metav1.Time { return &metav1.Time{Time: time.Unix(int64(s), 0)} }
 	entry := func(s int, fields string) metav1.ManagedFieldsEntry {

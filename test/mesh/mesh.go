@@ -31,13 +31,27 @@ type CA struct {
 // NewCA makes a root.
 func NewCA(t testing.TB, name string) *CA {
 	t.Helper()
+	return newCA(t, name, nil)
+}
+
+// Below makes an intermediate.
+func (c *CA) Below(t testing.TB, name string) *CA {
+	t.Helper()
+	return newCA(t, name, c)
+}
+
+func newCA(t testing.TB, name string, above *CA) *CA {
+	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: serial(t), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-100 * day), NotAfter: time.Now().Add(1000 * day),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	ca := &CA{key: newKey(t)}
-	ca.Cert = sign(t, template, template, ca.key, ca.key)
+	if above == nil {
+		above = &CA{Cert: template, key: ca.key}
+	}
+	ca.Cert = sign(t, template, above.Cert, ca.key, above.key)
 	return ca
 }
 
