@@ -126,6 +126,9 @@ func printMesh(cmd *cobra.Command, mesh *kube.Mesh, output string) error {
 		err = printJSON(out, r)
 	} else {
 		err = errors.Join(r.WriteTable(out), writeOlder(out, r.Older))
+		if n := len(r.Unread); n > 0 {
+			fmt.Fprintf(out, "\nthis is not all: what could not be read is named in %d errors\n", n)
+		}
 	}
 	switch {
 	case err != nil:

@@ -67,7 +67,8 @@ func testVerifyCluster(t *testing.T, c *cluster.Cluster) {
 
 	// Without rights nothing is found out, and each right that lacks is named.
 	nobody := c.As(t, "nobody")
-	_, errs = meshca(t, 2, "verify", "--kubeconfig", nobody, "-n", "night")
+	out, errs = meshca(t, 2, "verify", "--kubeconfig", nobody, "-n", "night")
+	wantIn(t, out, "this is not all: what could not be read is named in 3 errors\n")
 	wantIn(t, errs, "meshca: list secrets in namespace night: RBAC does not allow it\n", "meshca: list pods in namespace night: RBAC",
 		`meshca: get configmaps "meshca-ca" in namespace night: RBAC`, "hint: to read a namespace takes the rights to list secrets")
 
