@@ -79,7 +79,7 @@ func holdsKeys(f metav1.ManagedFieldsEntry) bool {
 	var fields struct {
 		Data map[string]json.RawMessage `json:"f:data"`
 	}
-	if f.FieldsV1 == nil || json.Unmarshal(f.FieldsV1.Raw, &fields) != nil {
+	if f.FieldsV1 == nil || json.Unmarshal(f.FieldsV1.GetRawBytes(), &fields) != nil {
 		return false
 	}
 	return slices.ContainsFunc(keys, func(key string) bool { return fields.Data["f:"+key] != nil })

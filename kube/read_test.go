@@ -120,7 +120,7 @@ func TestOlder(t *testing.T) {
 		want               bool
 	}{{9, 10, 10, true}, {10, 10, 10, false}, {11, 10, 10, false}, {19, 10, 20, true}, {20, 10, 20, true}, {21, 10, 20, false}} {
 		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.Time{Time: at(tt.made)}, ManagedFields: []metav1.ManagedFieldsEntry{
-			{Time: &metav1.Time{Time: at(tt.changed)}, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:data":{"f:ca.crt":{}}}`)}},
+			{Time: &metav1.Time{Time: at(tt.changed)}, FieldsV1: metav1.NewFieldsV1(`{"f:data":{"f:ca.crt":{}}}`)},
 		}}}
 		pods := &uses{secrets: map[place][]Pod{{"n", "s"}: {{Namespace: "n", Name: "p", Created: at(tt.pod)}}}}
 		if got := older([]found{{Item{"a", "n", "s"}, s}}, pods); (len(got) == 1) != tt.want {
@@ -132,7 +132,7 @@ func TestOlder(t *testing.T) {
 func TestLastChange(t *testing.T) {
 	at := func(s int) *metav1.Time { return &metav1.Time{Time: time.Unix(int64(s), 0)} }
 	entry := func(s int, fields string) metav1.ManagedFieldsEntry {
-		return metav1.ManagedFieldsEntry{Time: at(s), FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}
+		return metav1.ManagedFieldsEntry{Time: at(s), FieldsV1: metav1.NewFieldsV1(fields)}
 	}
 	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: *at(10)}}
 	if got := lastChange(s).Unix(); got != 10 {
@@ -140,7 +140,7 @@ func TestLastChange(t *testing.T) {
 	}
 	s.ManagedFields = []metav1.ManagedFieldsEntry{
 		entry(30, `{"f:data":{"f:ca.crt":{}}}`), entry(20, `{"f:data":{"f:tls.crt":{}}}`), entry(40, `{"f:data":{"f:other":{}}}`),
-		entry(50, `{"f:metadata":{}}`), {FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:data":{"f:ca.crt":{}}}`)}},
+		entry(50, `{"f:metadata":{}}`), {FieldsV1: metav1.NewFieldsV1(`{"f:data":{"f:ca.crt":{}}}`)},
 	}
 	if got := lastChange(s).Unix(); got != 30 {
 		t.Errorf("%d, want the newest that holds a key", got)
