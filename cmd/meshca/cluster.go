@@ -98,7 +98,11 @@ func namespaceHolds(namespace string) string {
 // clusterFailure gives what the API server did not answer its way on.
 func clusterFailure(err error) error {
 	f := &failure{err: err, code: exitUnknown}
-	if e, ok := errors.AsType[*kube.Error](err); ok && e.Hint() != "" {
+	switch e, ok := errors.AsType[*kube.Error](err); {
+	case !ok:
+	case e.Kind == kube.Forbidden: // it is a person's account, not meshca's
+		f.hints = []string{"to repair takes the rights to list, create and patch secrets, and to list pods"}
+	case e.Hint() != "":
 		f.hints = []string{e.Hint()}
 	}
 	return f

@@ -171,5 +171,5 @@ func testRepairRefused(t *testing.T, c *cluster.Cluster) {
 	out, _ = meshca(t, 1, append(args, half, "--partial")...)
 	wantIn(t, out, "meshca-is-live pgadmin-mtls-cert: a meshca keeps the Secret pgadmin-mtls-cert")
 	_, errs = meshca(t, 2, "repair", "--kubeconfig", c.As(t, "nobody"), "-n", "kept", "--from", half)
-	wantIn(t, errs, "meshca: list secrets in namespace kept: RBAC does not allow it")
+	wantIn(t, errs, "meshca: list secrets in namespace kept: RBAC does not allow it\nhint: to repair takes the rights to list, create and patch secrets")
 }
