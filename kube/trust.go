@@ -12,12 +12,8 @@ import (
 	"github.com/meshca/meshca/rotation"
 )
 
-// BundleName is the name of the ConfigMap that holds the trust bundle, under the key ca.crt, in each namespace of
-// a service: for whoever only verifies.
-const BundleName = "meshca-ca"
-
 func bundleAt(namespace string) object {
-	return object{resource: "configmaps", namespace: namespace, name: BundleName}
+	return object{resource: "configmaps", namespace: namespace, name: BundleMap}
 }
 
 // Publish implements [rotation.Target]: the ConfigMap in each namespace. What cannot be done in one does not keep
@@ -57,7 +53,7 @@ func (c *Client) publish(ctx context.Context, namespace, bundle string) error {
 		return fmt.Errorf("%s is immutable: delete it, and meshca makes it anew", at)
 	}
 	m := manifest{APIVersion: version, Kind: "ConfigMap", Data: map[string]string{rotation.CAFile: bundle},
-		Metadata: manifestMeta{Name: BundleName, Namespace: namespace, UID: live.UID, ResourceVersion: cmp.Or(live.ResourceVersion, absent)}}
+		Metadata: manifestMeta{Name: BundleMap, Namespace: namespace, UID: live.UID, ResourceVersion: cmp.Or(live.ResourceVersion, absent)}}
 	if live.ResourceVersion == "" {
 		m.Metadata.Labels = map[string]string{labelManagedBy: managedBy}
 	} else if live.Labels[labelManagedBy] == managedBy {

@@ -1,9 +1,10 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
-	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/kube/guard"
 )
 
@@ -29,7 +30,12 @@ Exit code: 0 printed, 1 refused, 2 the file could not be read.`,
 			if err != nil {
 				return err
 			}
-			options.Secrets = guardNames(cfg)
+			if cfg.Target.Kubernetes == nil {
+				return &failure{err: fmt.Errorf("%s keeps folders: only Secrets have a guard", configPath), code: exitNo}
+			}
+			for _, s := range kubeServices(cfg) {
+				options.Secrets = append(options.Secrets, guard.Name{Namespace: s.Namespace, Name: s.Secret})
+			}
 			policies, err := guard.Render(options)
 			if err != nil {
 				return &failure{err: err, code: exitNo}
@@ -42,13 +48,4 @@ Exit code: 0 printed, 1 refused, 2 the file could not be read.`,
 	cmd.Flags().StringVar((*string)(&options.Mode), "mode", string(guard.Warn), "`MODE` of the policies: warn, deny or off")
 	cmd.Flags().StringVar(&options.User, "user", guard.DefaultUser, "`NAME` of meshca's account, the only one that is let through")
 	return cmd
-}
-
-// guardNames are the Secrets of the catalogue.
-func guardNames(cfg *config.Config) []guard.Name {
-	var names []guard.Name
-	for _, s := range cfg.Services {
-		names = append(names, guard.Name{Namespace: s.Namespace, Name: s.Name + "-mtls-cert"})
-	}
-	return names
 }
