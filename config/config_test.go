@@ -22,7 +22,10 @@ import (
 	"github.com/meshca/meshca/profile"
 )
 
-const minimal = "version: 1\ntarget: {directory: {}}\n"
+const (
+	minimal = "version: 1\ntarget: {directory: {}}\n"
+	cluster = "version: 1\ntarget: {kubernetes: {}}\n"
+)
 
 // same compares configurations; where a field was written is no part of them.
 var same = cmp.Options{
@@ -44,7 +47,7 @@ func TestDefaults(t *testing.T) {
 	want.Version = 1
 	want.Target.Directory = &Directory{Path: "mesh"}
 	want.Services = []Service{{
-		Name: "web", Namespace: "shop", CommonName: "web", Key: profile.ECDSAP384,
+		Name: "web", Namespace: "shop", Secret: "web-mtls-cert", CommonName: "web", Key: profile.ECDSAP384,
 		DNSNames: []string{"web", "web.shop.svc", "web.shop.svc.cluster.local"},
 	}}
 	want.Leaf.Key = profile.ECDSAP384
@@ -55,12 +58,23 @@ func TestDefaults(t *testing.T) {
 	if s := got.Schedule().String(); s != "0 3 * * * UTC" {
 		t.Errorf("schedule %q", s)
 	}
+	want.Target = Target{Kubernetes: &Kubernetes{Watch: "names"}}
+	got = parsed(t, cluster+"leaf: {key: ECDSA-P384}\nservices: [{name: web, namespace: shop}]\n")
+	if diff := cmp.Diff(want, got, same); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if got.Rotation.Restart.HoldDown.Std() != 90*time.Second {
+		t.Errorf("holdDown %s", got.Rotation.Restart.HoldDown)
+	}
 }
 
 func TestWrittenValuesAreKept(t *testing.T) {
-	got := parsed(t, minimal+`
+	got := parsed(t, cluster+`
 services:
 - name: web
+  secret: web.tls
+  workloads: [{kind: DaemonSet, name: web.v1}, {kind: Deployment, name: web.v1}]
+  consumers: api
   dnsNames: []
   ipAddresses: [10.0.0.1, "::1", 127.0.0.1]
   allowLoopback: true
@@ -69,6 +83,7 @@ services:
 `).Services
 	want := []Service{{
 		Name: "web", Namespace: "default", AllowLoopback: true, CommonName: "web user", Key: profile.Ed25519,
+		Secret: "web.tls", Consumers: "api", Workloads: []Workload{{"DaemonSet", "web.v1"}, {"Deployment", "web.v1"}},
 		IPAddresses: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.IPv6Loopback(), netip.MustParseAddr("127.0.0.1")},
 	}}
 	if diff := cmp.Diff(want, got, same); diff != "" {
@@ -163,7 +178,17 @@ func TestYAMLParsesToTheSame(t *testing.T) {
 	c := parsed(t, minimal+"sweep: 90s\nservices: [{name: a, dnsNames: [], ipAddresses: ['fe80::1'], commonName: 'yes'}, {name: '0'}]")
 	again(t, c)
 	text, err := c.YAML()
-	if err != nil || !strings.Contains(string(text), "sweep: 1m30s\n") {
+	if err != nil || !strings.Contains(string(text), "sweep: 1m30s\n") || strings.Contains(string(text), "secret:") {
+		t.Errorf("%s %v", text, err)
+	}
+	if c.Services[0].Secret != "a-mtls-cert" {
+		t.Errorf("writing changed the Secret to %q", c.Services[0].Secret)
+	}
+
+	c = parsed(t, cluster+"services: [{name: a}, {name: b, secret: 'null', consumers: none, workloads: [{kind: DaemonSet, name: '0'}]}, {name: c, consumers: '', workloads: []}]")
+	again(t, c)
+	text, err = c.YAML()
+	if err != nil || strings.Count(string(text), "secret:") != 3 || strings.Count(string(text), "consumers:") != 1 || strings.Count(string(text), "workloads:") != 1 {
 		t.Errorf("%s %v", text, err)
 	}
 }
