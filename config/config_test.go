@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -243,6 +244,13 @@ func TestLoad(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
+	var many, few strings.Builder
+	for i := range 301 {
+		fmt.Fprintf(&many, "- name: a%d\n", i)
+		if i < 300 {
+			fmt.Fprintf(&few, "- name: a%d\n", i)
+		}
+	}
 	tests := []struct {
 		name, text string
 		line       int
@@ -255,14 +263,25 @@ func TestWarnings(t *testing.T) {
 		{"service key", "services:\n- name: a\n- name: b\n  key: Ed25519\n", 6, "services[1].key", "Envoy's defaults and libpq's channel binding"},
 		{"backdate", "leaf: {backdate: 24h, lifetime: 200h}\nservices: [{name: a}]\n", 3, "leaf.backdate", "24h is cut to a tenth of leaf.lifetime, 20h"},
 		{"one folder", "seal: {keyFile: data/key}\nservices: [{name: a}]\n", 3, "seal.keyFile", `shares the folder "data"`},
+		{"every Secret", "target:\n  kubernetes:\n    watch: namespace\nservices: [{name: a}]\n", 4, "target.kubernetes.watch", "needs the right to read every Secret"},
+		{"many watches", "target: {kubernetes: {}}\nservices:\n" + many.String(), 2, "target.kubernetes.watch", "80 kB of memory for each of 301 services, 24 MB"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := parsed(t, minimal+tt.text).Warnings()
+			text := minimal + tt.text
+			if strings.HasPrefix(tt.text, "target:") {
+				text = "version: 1\n" + tt.text
+			}
+			got := parsed(t, text).Warnings()
 			if len(got) != 1 || got[0].Line != tt.line || got[0].Field != tt.field || !strings.Contains(got[0].Message, tt.message) {
 				t.Errorf("got %+v", got)
 			}
 		})
+	}
+	for _, text := range []string{cluster + "services:\n" + few.String(), "version: 1\ntarget: {kubernetes: {watch: none}}\nservices:\n" + many.String(), minimal + "services:\n" + many.String()} {
+		if got := parsed(t, text).Warnings(); got != nil {
+			t.Errorf("got %+v", got)
+		}
 	}
 }
 
