@@ -92,23 +92,48 @@ services:
 	}
 }
 
-func TestExampleIsTheDefaults(t *testing.T) {
-	want := parsed(t, minimal+"services: [{name: envoy}, {name: pgadmin}, {name: bookapi}, {name: bookapi-mcp-server}, {name: timescaledb}]")
-	got := parsed(t, string(Example()))
-	if diff := cmp.Diff(want, got, same); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
+var (
+	directoryBlock = regexp.MustCompile(`(?m)^  directory:\n(?:    .*\n)+`)
+	commentedField = regexp.MustCompile(`(?m)^( *)#([^ #])`)
+)
+
+// clusterExample is the example as its reader turns it to Kubernetes: without the folders, and with what
+// stands behind a # without a space.
+func clusterExample(t testing.TB) string {
+	t.Helper()
+	text := string(Example())
+	if n := len(directoryBlock.FindAllString(text, -1)); n != 1 {
+		t.Fatalf("example.yaml has %d directory blocks", n)
 	}
-	if w := got.Warnings(); w != nil {
-		t.Errorf("warnings %v", w)
+	return commentedField.ReplaceAllString(directoryBlock.ReplaceAllString(text, ""), "$1$2")
+}
+
+func TestExampleIsTheDefaults(t *testing.T) {
+	const others = "{name: pgadmin}, {name: bookapi}, {name: bookapi-mcp-server}, {name: timescaledb}]"
+	for name, tt := range map[string]struct{ want, got string }{
+		"directory":  {minimal + "services: [{name: envoy}, " + others, string(Example())},
+		"kubernetes": {cluster + "services: [{name: envoy, workloads: [{kind: Deployment, name: envoy}]}, " + others, clusterExample(t)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := parsed(t, tt.got)
+			if diff := cmp.Diff(parsed(t, tt.want), got, same); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			if w := got.Warnings(); w != nil {
+				t.Errorf("warnings %v", w)
+			}
+		})
 	}
 }
 
 func TestExampleHasEveryField(t *testing.T) {
-	r := newReport()
-	decoder{r}.into(document(Example(), r), defaults())
 	written := map[string]bool{}
-	for path := range r.lines {
-		written[regexp.MustCompile(`\[[0-9]+\]`).ReplaceAllString(path, "")] = true
+	for _, text := range []string{string(Example()), clusterExample(t)} {
+		r := newReport()
+		decoder{r}.into(document([]byte(text), r), defaults())
+		for path := range r.lines {
+			written[regexp.MustCompile(`\[[0-9]+\]`).ReplaceAllString(path, "")] = true
+		}
 	}
 	for _, path := range fieldPaths(reflect.TypeFor[Config](), "") {
 		if !written[path] {
@@ -302,6 +327,7 @@ func TestDuration(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add(string(example))
+	f.Add(clusterExample(f))
 	for _, tt := range refusals {
 		f.Add(tt.text)
 	}
