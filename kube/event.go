@@ -116,10 +116,12 @@ func (e *events) write(ctx context.Context, n notice) {
 		about = append(about, reference{"apps/" + version, w.Kind, s.Namespace, w.Name, string(live.Metadata.UID)})
 	}
 	for _, regarding := range about {
-		err := e.post(ctx, n, regarding, secret)
-		e.refused.note(s.Name, object{group: eventsGroup, resource: "events", namespace: s.Namespace}, err)
-		if err != nil {
+		at := object{group: eventsGroup, resource: "events", namespace: s.Namespace}
+		if err := e.post(ctx, n, regarding, secret); err != nil {
+			e.refused.note(s.Name, at, err)
 			e.log.Debug("no Event", "error", err)
+		} else {
+			e.refused.clear(at)
 		}
 	}
 }

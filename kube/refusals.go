@@ -42,6 +42,15 @@ func (r *refusals) note(service string, at object, err error) (news bool) {
 	return !before
 }
 
+// clear keeps that what was refused to one service is no longer refused to any.
+func (r *refusals) clear(at object) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, refused := range r.by {
+		delete(refused, at)
+	}
+}
+
 // forget begins anew.
 func (r *refusals) forget() {
 	r.mu.Lock()
