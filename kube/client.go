@@ -213,7 +213,11 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 	if body != nil {
 		r = r.Body(body)
 	}
-	answer, err := r.Do(ctx).Raw()
+	result := r.Do(ctx)
+	if err := result.Error(); err != nil { // that of Raw has not read what the API server says
+		return newError(verb, o, err)
+	}
+	answer, err := result.Raw()
 	if err != nil {
 		return newError(verb, o, err)
 	}
@@ -226,9 +230,14 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 	return nil
 }
 
-// stream opens a watch. The caller closes it.
+// stream opens a watch of an object, or of all of a kind. The caller closes it.
 func (c *Client) stream(ctx context.Context, o object, query url.Values, accept string) (io.ReadCloser, error) {
-	r := c.rest.Get().AbsPath(o.path()).MaxRetries(0).SetHeader("Accept", accept)
+	all := o
+	all.name = ""
+	r := c.rest.Get().AbsPath(all.path()).MaxRetries(0).SetHeader("Accept", accept)
+	if o.name != "" {
+		r = r.Param("fieldSelector", "metadata.name="+o.name)
+	}
 	for key, values := range query {
 		for _, value := range values {
 			r = r.Param(key, value)
