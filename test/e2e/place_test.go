@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -129,9 +130,12 @@ func TestTakeOver(t *testing.T) {
 			t.Errorf("%s does not hold the union of trust:\n%s", service, ca)
 		}
 	}
-	if a := m.Run("adopt", "--config", m.Config()); a.Code != 0 || !strings.Contains(a.Stdout, "unknown reader") {
-		t.Errorf("adopt: %d\n%s", a.Code, a.Stdout)
-	}
+	p.Await("adopt says what is waited for", func() error {
+		if a := m.Run("adopt", "--config", m.Config()); a.Code != 0 || !strings.Contains(a.Stdout, "unknown reader") {
+			return fmt.Errorf("adopt: %d\n%s", a.Code, a.Stdout)
+		}
+		return nil
+	})
 	if a := m.Run("adopt", "pgadmin", "--config", m.Config(), "--continue"); a.Code != 0 || !strings.Contains(a.Stdout, "will refuse") {
 		t.Errorf("adopt --continue: %d\n%s%s", a.Code, a.Stdout, a.Stderr)
 	}
