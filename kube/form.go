@@ -72,6 +72,9 @@ func observe(secret *corev1.Secret, service string) rotation.Observation {
 	if o.Mark != nil {
 		o.Deviations = marksDeviate(secret, service, o.Mark.Serial)
 	}
+	if o.Rests != "" { // when healing goes on this goes, also where nothing else is to be put right
+		o.Deviations = append(o.Deviations, rotation.Deviation{File: annotationGlass, Seen: o.Rests, Wanted: "absent"})
+	}
 	o.Foreign = obstacle(secret)
 	if lastAppliedHoldsKeys(secret) {
 		o.Remarks = append(o.Remarks, rotation.Remark{
