@@ -37,8 +37,8 @@ func drifts(f *foreignCA, set map[string][]byte) map[string]drift {
 		"key-changed":   {data(keyFile, set[keyFile]), keyFile, "bytes that are not it", "the leaf's key", "new"},
 		"key-removed":   {data(keyFile, nil), keyFile, "absent", "the leaf's key", "new"},
 		"all-changed":   {object{"data": set}, certFile + ", " + keyFile + ", " + caFile, leafOf(set), "root", "new"},
-		"label-changed": {meta("labels", "service", "other"), "meshca.io/service", "other", "label-changed", "kept"},
-		"label-removed": {meta("labels", "service", nil), "meshca.io/service", "absent", "label-removed", "kept"},
+		"label-changed": {meta("labels", "service", "other"), marks + ", meshca.io/service", "other", "label-changed", "kept"},
+		"label-removed": {meta("labels", "service", nil), marks + ", meshca.io/service", "absent", "label-removed", "kept"},
 	}
 	for _, name := range []string{"stamp", "epoch", "bundle-sha256", "serial", "not-before", "not-after", "issuer"} {
 		file := marks
@@ -101,7 +101,10 @@ func (d drift) check(t *testing.T, m *clusterMesh, line Line, before *secret) {
 	t.Helper()
 	service := line.Get("service")
 	now := m.k.secret(t, m.namespace, service)
-	want := map[string]string{"file": d.file, "seen": d.seen, "leaf": d.leaf, "wanted": d.wanted}
+	want := map[string]string{"seen": d.seen, "leaf": d.leaf, "wanted": d.wanted}
+	if line.Get("file") != d.file {
+		t.Errorf("%s: the line says file %q, want %q", service, line.Get("file"), d.file)
+	}
 	switch d.wanted {
 	case "root":
 		want["wanted"] = shortFingerprint(firstOf(now.Data[caFile]))

@@ -33,7 +33,7 @@ func TestCluster(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *kubernetes){
 		"Rights": testRights, "Needs": testNeeds, "FirstStartRefused": testFirstStartRefused,
 		"Drift": testDrift, "Deleted": testDeleted, "Fight": testFight,
-		"Errors": testErrors, "Away": testAway, "Stale": testStale, "Closed": testClosed, "Stamps": testStamps, "Glass": testGlass, "Modes": testModes,
+		"DeletedMeanwhile": testDeletedMeanwhile, "Errors": testErrors, "Away": testAway, "Stale": testStale, "Closed": testClosed, "Stamps": testStamps, "Glass": testGlass, "Modes": testModes,
 		"Shapes": testShapes, "Incident": testIncident,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -182,3 +182,28 @@ func incidentByHand(t *testing.T, k *kubernetes) {
 		t.Errorf("meshca adopt --continue, with nothing to do: %d %s%s", a.Code, a.Stdout, a.Stderr)
 	}
 }
+
+// testDeletedMeanwhile deletes Secrets while their leaves are another CA's still.
+func testDeletedMeanwhile(t *testing.T, k *kubernetes) {
+	m := k.newMesh(t, "meanwhile", clusterSettings{Services: []string{"usable", "broken", "envoy"}, Sweep: "1s"})
+	a := newForeignCA(t)
+	broken := a.set(t, "broken")
+	broken[keyFile] = a.set(t, "broken")[keyFile]
+	m.makeShape(t, "usable", shape{how: "somebody", object: object{"type": "kubernetes.io/tls", "data": a.set(t, "usable")}})
+	m.makeShape(t, "broken", shape{how: "somebody", object: object{"type": "kubernetes.io/tls", "data": broken}})
+	p := m.Start()
+	m.awaitStatus(p, "taking over usable", "taking over broken")
+	for _, service := range []string{"usable", "broken"} {
+		k.do(t, http.MethodDelete, secretPath(m.namespace, service), nil)
+	}
+	m.AwaitSound(p, "usable")
+	p.Await("the other one has the union of trust again", func() error {
+		bundle, err := m.bundle()
+		s := k.secret(t, m.namespace, "broken")
+		if err != nil || s == nil || s.Type != "kubernetes.io/tls" {
+			return fmt.Errorf("%v, %v", s, err)
+		}
+		return same(bundle, s.Data[caFile])
+	})
+	m.awaitStatus(p, "taking over broken: waits for")
+}

@@ -17,6 +17,16 @@ func testGlass(t *testing.T, k *kubernetes) {
 	m := k.newMesh(t, "glass", clusterSettings{Services: []string{"envoy", "pgadmin", "bookapi"}, Sweep: "1s"})
 	p := m.Start()
 	m.AwaitSound(p)
+	// Nothing else is to be put right.
+	k.change(t, m.namespace, "envoy", "oncall", glass("a look"))
+	m.AwaitState(p, "envoy", "resting")
+	if a := m.Run("heal", "--resume", "envoy", "--config", m.Config()); a.Code != 0 {
+		t.Errorf("meshca heal: %d %s%s", a.Code, a.Stdout, a.Stderr)
+	}
+	p.AwaitLine("healed", "service", "envoy", "file", "meshca.io/break-glass", "seen", "a look")
+	if _, there := k.secret(t, m.namespace, "envoy").Metadata.Annotations["meshca.io/break-glass"]; there {
+		t.Error("the annotation is still there")
+	}
 	k.kubectl(t, "", "-n", m.namespace, "annotate", "secret", "pgadmin-mtls-cert", "meshca.io/break-glass=ticket 42")
 	k.change(t, m.namespace, "bookapi", "oncall", glass(""))
 	m.awaitStatus(p, "resting pgadmin: glass/pgadmin-mtls-cert rests, since somebody has broken the glass: ticket 42",
