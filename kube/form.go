@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/meshca/meshca/kube/guard"
 	"github.com/meshca/meshca/rotation"
 )
 
@@ -23,7 +24,7 @@ import (
 const (
 	ours = "meshca.io/" // begins the names of all of it
 
-	labelService        = ours + "service"
+	labelService        = guard.ServiceLabel
 	labelManagedBy      = "app.kubernetes.io/managed-by" // only on a Secret that meshca has made: on others it is Helm's
 	managedBy           = "meshca"
 	annotationStamp     = ours + "stamp" // store identity and MAC, see rotation.Mark
@@ -33,7 +34,7 @@ const (
 	annotationNotBefore = ours + "not-before"
 	annotationNotAfter  = ours + "not-after"
 	annotationIssuer    = ours + "issuer"
-	annotationGlass     = ours + "break-glass" // an operator's: healing rests while it is there
+	annotationGlass     = guard.BreakGlassAnnotation // an operator's: healing rests while it is there
 
 	// markPlace is where the mark is, for people.
 	markPlace = ours + "* annotations"
@@ -56,26 +57,21 @@ func observe(secret *corev1.Secret, service string) rotation.Observation {
 	o := rotation.Observation{
 		Cert: secret.Data[rotation.CertFile], Key: secret.Data[rotation.KeyFile], CA: secret.Data[rotation.CAFile],
 		Mark: markOf(secret), MarkIn: markPlace,
-		By: writers(secret), Form: formOf(secret),
+		By: writers(secret), Form: formOf(secret), Written: written(secret),
 	}
-	for _, part := range []*[]byte{&o.Cert, &o.Key, &o.CA} {
-		if *part != nil && len(*part) == 0 {
-			*part = []byte{}
+	for key, part := range map[string]*[]byte{rotation.CertFile: &o.Cert, rotation.KeyFile: &o.Key, rotation.CAFile: &o.CA} {
+		if _, there := secret.Data[key]; there && *part == nil {
+			*part = []byte{} // null: the key is there, and empty
 		}
+	}
+	if glass, broken := secret.Annotations[annotationGlass]; broken {
+		o.Rests = cmp.Or(clean(glass), "no reason is given")
 	}
 	labels, annotations := held(secret)
 	o.Version = secretVersion{uid: secret.UID, resourceVersion: secret.ResourceVersion, kind: secret.Type, cert: o.Cert, key: o.Key,
-		kept: labels, keptAnnotations: annotations, rests: secret.Annotations[annotationGlass] != ""}
+		kept: labels, keptAnnotations: annotations, rests: o.Rests != ""}
 	if o.Mark != nil {
 		o.Deviations = marksDeviate(secret, service, o.Mark.Serial != "")
-	}
-	for _, f := range secret.ManagedFields {
-		if f.Manager == FieldManager && f.Operation == metav1.ManagedFieldsOperationApply && f.Time != nil {
-			o.Written = f.Time.Time
-		}
-	}
-	if glass := secret.Annotations[annotationGlass]; glass != "" {
-		o.Rests = clean(glass)
 	}
 	o.Foreign = obstacle(secret)
 	if lastAppliedHoldsKeys(secret) {
@@ -131,7 +127,7 @@ func clean(s string) string {
 	return quoted[1 : len(quoted)-1]
 }
 
-// marksOf are the annotations that tell of a leaf.
+// leafMarks are the annotations that tell of a leaf.
 func leafMarks(notBefore, notAfter time.Time, issuer string) map[string]string {
 	if notAfter.IsZero() {
 		return map[string]string{}
@@ -192,11 +188,13 @@ func manifestOf(s Service, m rotation.Material, v secretVersion) manifest {
 		m.Cert, m.Key = v.cert, v.key
 	}
 	data := map[string][]byte{rotation.CAFile: m.CA}
-	if m.Cert != nil {
-		data[rotation.CertFile] = m.Cert
-	}
-	if m.Key != nil {
-		data[rotation.KeyFile] = m.Key
+	for key, value := range map[string][]byte{rotation.CertFile: m.Cert, rotation.KeyFile: m.Key} {
+		if value == nil && kind == corev1.SecretTypeTLS {
+			value = []byte{} // the type must have both keys, be they empty
+		}
+		if value != nil {
+			data[key] = value
+		}
 	}
 	return manifest{
 		Metadata: manifestMeta{Name: s.Secret, Namespace: s.Namespace, UID: v.uid, ResourceVersion: cmp.Or(v.resourceVersion, absent),
@@ -261,7 +259,7 @@ func held(secret *corev1.Secret) (labels, annotations map[string]string) {
 	labels, annotations = map[string]string{}, map[string]string{}
 	for _, entry := range secret.ManagedFields {
 		set, ok := fieldsOf(entry)
-		if !ok || entry.Manager != FieldManager || entry.Operation != metav1.ManagedFieldsOperationApply {
+		if !ok || !own(entry) {
 			continue
 		}
 		for name, value := range foreign(secret.Labels) {
@@ -278,18 +276,34 @@ func held(secret *corev1.Secret) (labels, annotations map[string]string) {
 	return labels, annotations
 }
 
+// own says whether an entry tells of our own writes.
+func own(entry metav1.ManagedFieldsEntry) bool {
+	return entry.Manager == FieldManager && entry.Operation == metav1.ManagedFieldsOperationApply
+}
+
+// written is when meshca last wrote the Secret, by the API server's clock; zero where it did not.
+func written(secret *corev1.Secret) time.Time {
+	for _, entry := range secret.ManagedFields {
+		if own(entry) && entry.Time != nil {
+			return entry.Time.Time
+		}
+	}
+	return time.Time{}
+}
+
 // writers names who claims to have changed what is ours, newest first: the field managers that hold any of it
-// beside our own. The names are free text, and removals leave no trace.
+// beside our own, and have written since we did. The names are free text, and removals leave no trace.
 func writers(secret *corev1.Secret) string {
 	type claim struct {
 		words string
 		at    time.Time
 	}
 	var claims []claim
+	last := written(secret)
 	for _, entry := range secret.ManagedFields {
 		set, ok := fieldsOf(entry)
-		if !ok || entry.Manager == FieldManager && entry.Operation == metav1.ManagedFieldsOperationApply || !set.holdsOurs() {
-			continue
+		if !ok || own(entry) || !set.holdsOurs() || entry.Time != nil && entry.Time.Time.Before(last) {
+			continue // before it: whoever held a value that we found as it should be
 		}
 		c := claim{words: clean(entry.Manager)}
 		if entry.Time != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/meshca/meshca/rotation"
@@ -26,6 +27,8 @@ type Target struct {
 	log    *slog.Logger
 	events *events
 
+	watches refusals
+
 	mu       sync.Mutex
 	services map[string]Service
 	versions map[string]string // by service: the resourceVersion of what was read or written last, "" of none
@@ -35,6 +38,7 @@ type Target struct {
 // New makes a target without services.
 func New(c *Client, mode WatchMode, log *slog.Logger) *Target {
 	return &Target{client: c, mode: mode, log: log, events: newEvents(c, log),
+		watches:  refusals{what: "changes are noticed in the sweep alone"},
 		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string)}
 }
 
@@ -100,12 +104,15 @@ func (t *Target) Observe(ctx context.Context, name string) (rotation.Observation
 	if err != nil {
 		return rotation.Observation{}, err
 	}
+	o := rotation.Observation{MarkIn: markPlace, Version: secretVersion{}, By: removed}
 	if secret == nil {
 		t.remember(name, "", "")
-		return rotation.Observation{MarkIn: markPlace, Version: secretVersion{}, By: removed}, nil
+	} else {
+		t.remember(name, secret.ResourceVersion, string(secret.UID))
+		o = observe(secret, name)
 	}
-	t.remember(name, secret.ResourceVersion, string(secret.UID))
-	return observe(secret, name), nil
+	o.Remarks = slices.Concat(o.Remarks, t.watches.of(name), t.events.refused.of(name))
+	return o, nil
 }
 
 // removed is what is known of who has removed something.
@@ -161,7 +168,7 @@ func (t *Target) Readers(ctx context.Context, services []string) (map[string]rot
 		if pods[s.Namespace] == nil {
 			reading, err := t.client.readers(ctx, s.Namespace)
 			if err != nil {
-				return nil, err
+				return nil, hinted(err)
 			}
 			pods[s.Namespace] = reading
 		}

@@ -83,9 +83,9 @@ type service struct {
 	remarks  []Remark
 
 	ahead    *looked   // an observation that its turn in this pass uses
-	inPlace  time.Time // since when trust and mark are known to be as they should be, by our clock; zero: they are not
-	written  time.Time // when meshca last wrote there, by the target's clock
-	waits    string    // what its taking over waits for
+	seen     *Seen     // the newest look at the place in this process's life
+	taken    *Takeover // as the store has it, also when a leaf of ours is in place
+	waits    string    // why its processes may refuse leaves that are signed anew
 	form     Form      // as the store has it
 	healed   int       // since the start
 	issued   int
@@ -166,8 +166,8 @@ func (e *Engine) Start(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// admit looks at every place before the first is written. Key material that no meshca wrote is no reason
-// to stand still for the others; another store's, or a newer state than the store's, is.
+// admit looks at every place before the first is written. What no meshca wrote is taken over; what another
+// store wrote, or a newer state of this one, is a reason to stand still for all.
 func (e *Engine) admit(ctx context.Context, now time.Time) error {
 	e.look(ctx, e.names())
 	refused := &RefusedError{}
@@ -423,12 +423,20 @@ func (e *Engine) attention(s *service, now time.Time) time.Time {
 	if !s.retryAt.IsZero() {
 		return s.retryAt
 	}
-	if s.Leaf == nil || s.refused || s.rests || s.Takeover != nil {
+	if s.refused || s.rests {
 		return time.Time{}
 	}
-	record := s.Leaf.Record()
-	due := Due(record, e.RenewAt)
-	if cannotWait(due, record.NotAfter, e.Schedule.Next(later(due, now))) {
+	var due, notAfter time.Time
+	switch {
+	case s.Takeover != nil && s.Takeover.Leaf != LeafNone:
+		due, notAfter = s.Takeover.Due, s.Takeover.NotAfter
+	case s.Leaf != nil:
+		record := s.Leaf.Record()
+		due, notAfter = Due(record, e.RenewAt), record.NotAfter
+	default:
+		return time.Time{}
+	}
+	if cannotWait(due, notAfter, e.Schedule.Next(later(due, now))) {
 		return due
 	}
 	return time.Time{}

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,16 +54,16 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 		err = e.settle(s, seen)
 	}
 	if err == nil {
-		err = e.keepForm(s, seen)
+		s.seen = &seen
+		err = errors.Join(e.keepForm(s, seen), e.noteTrust(s, seen, now))
 	}
 	if err != nil {
 		return err
 	}
-	s.remarks, s.rests, s.written = seen.Remarks, false, seen.Written
+	s.remarks, s.rests = s.remarksOn(seen, now), false
 	var action Action
 	before := s.State
 	s.State, action = Step(s.State, w, seen, now)
-	e.notePlace(s, action, seen, now)
 	switch action.Do {
 	case Keep:
 		e.settled(s)
@@ -104,14 +105,23 @@ func (e *Engine) changedAgain(service string) {
 	}
 }
 
-// notePlace keeps since when the place has the trust and the mark that it should have.
-func (e *Engine) notePlace(s *service, action Action, seen Seen, now time.Time) {
-	switch {
-	case action.Do != Keep && len(action.Deviations) > 0, action.Do == Refuse, action.Do == Rest, action.Do == Adopt:
-		s.inPlace = time.Time{}
-	case s.inPlace.IsZero() && seen.Proven:
-		s.inPlace = now
+// remarksOn are what people should know of the place: also that a leaf which waits to be signed anew cannot be
+// used meanwhile.
+func (s *service) remarksOn(seen Seen, now time.Time) []Remark {
+	if s.Takeover == nil {
+		return seen.Remarks
 	}
+	why := ""
+	if there, reason := usable(seen, now); there == LeafBroken {
+		why = reason
+	} else if s.Takeover.Leaf == LeafBroken {
+		why = s.Takeover.Why
+	}
+	if why == "" {
+		return seen.Remarks
+	}
+	return append(slices.Clone(seen.Remarks), Remark{Text: "its leaf cannot be used: " + why,
+		Hint: "it is signed anew as those are that can be used; at once after: meshca adopt --continue"})
 }
 
 // newest is the observation that was made ahead of the turn, or one made now.
@@ -218,7 +228,7 @@ func (e *Engine) reread(s *service) (err error) {
 			form, err := getForm(r, s.Service)
 			s.form = form
 			if err == nil {
-				s.Takeover, err = getTakeover(r, s.Service)
+				s.taken, err = getTakeover(r, s.Service)
 			}
 			return err
 		})
@@ -227,9 +237,10 @@ func (e *Engine) reread(s *service) (err error) {
 		return fmt.Errorf("read the records of %q: %w", s.Service, err)
 	}
 	s.Subject = e.Target.Subject(s.Service)
+	s.Takeover = s.taken
 	if s.Leaf != nil {
 		if record := s.Leaf.Record(); !record.Adopted() {
-			s.Takeover = nil // it has ended; the record of it is only history
+			s.Takeover = nil // a leaf of ours is there, or on its way
 		}
 	}
 	s.Known = s.Known || s.Takeover != nil
@@ -258,7 +269,6 @@ func (e *Engine) act(ctx context.Context, s *service, w World, action Action, se
 		return err
 	}
 	s.Resumed, s.Pending = false, nil
-	s.inPlace, s.written = now, time.Time{} // when that was by the target's clock, the next look tells
 	e.tell(s, action, seen, now)
 	if s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
 		e.deliver(s)
@@ -296,12 +306,16 @@ func (e *Engine) issue(s *service, reason string, now time.Time) (key []byte, er
 
 // tell says what was done, in one line, to the log and beside the place.
 func (e *Engine) tell(s *service, action Action, seen Seen, now time.Time) {
-	if s.Takeover.first(seen) || action.Reason == ReasonTakeover {
-		e.tellTakeover(s, action)
+	switch action.Reason {
+	case ReasonTakeover:
+		e.tellTakeover(s)
+		return
+	case ReasonTrust:
+		e.Log.Info("ca.crt written anew, since the trust has changed", "service", s.Service, "epoch", e.Issuer.Authority().Epoch())
 		return
 	}
-	record := s.Leaf.Record()
 	if len(action.Deviations) == 0 {
+		record := s.Leaf.Record()
 		e.Log.Info("issued", "service", s.Service, "serial", record.Serial,
 			"expires", record.NotAfter.Format(time.RFC3339), "reason", action.Reason)
 		kind := NoticeIssued

@@ -134,6 +134,7 @@ func refused(err error) error {
 	var lost *rotation.LostError
 	var places *rotation.RefusedError
 	var schema *store.SchemaError
+	var hinted interface{ Hint() string } // the target's
 	switch {
 	case errors.As(err, &known):
 		return err
@@ -147,6 +148,8 @@ func refused(err error) error {
 		f.hints = []string{"run the version of meshca that wrote this store; nothing was changed"}
 	case errors.Is(err, store.ErrLocked):
 		f.hints = []string{"one process holds a store: stop the other one, or give this one a store of its own (store.bolt.path)"}
+	case errors.As(err, &hinted) && hinted.Hint() != "":
+		f.hints = []string{hinted.Hint()}
 	}
 	return f
 }

@@ -41,6 +41,8 @@ type Options struct {
 	Dir string
 	// ControllerManager starts the controller manager too: garbage collection, ServiceAccounts, rollouts.
 	ControllerManager bool
+	// AuditLog writes who asked for what to DIR/audit.log, one line of JSON a request, without the objects.
+	AuditLog bool
 }
 
 // A Cluster is a running API server.
@@ -50,7 +52,7 @@ type Cluster struct {
 	Server     string // https URL
 
 	bin, dir  string
-	ports     []int
+	apiserver []string // its flags
 	processes []*process
 }
 
@@ -96,10 +98,11 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.ports, err = freePorts(3); err != nil {
+	ports, err := freePorts(3)
+	if err != nil {
 		return nil, err
 	}
-	c.Server = fmt.Sprintf("https://127.0.0.1:%d", c.ports[2])
+	c.Server = fmt.Sprintf("https://127.0.0.1:%d", ports[2])
 	if err := errors.Join(ca.issue("etcd", "etcd"), ca.issue("apiserver", "kube-apiserver"), ca.issue("serviceaccounts", "serviceaccounts"),
 		ca.issue("admin", "admin", "system:masters"), ca.issue("controller-manager", "system:kube-controller-manager")); err != nil {
 		return nil, err
@@ -107,9 +110,14 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	if c.Kubeconfig, err = ca.kubeconfig("admin", c.Server); err != nil {
 		return nil, err
 	}
-	if err := c.start("etcd", etcdFlags(o.Dir, c.ports)...); err != nil {
+	if err := c.start("etcd", etcdFlags(o.Dir, ports)...); err != nil {
 		return nil, err
 	}
+	audit, err := auditFlags(o)
+	if err != nil {
+		return nil, err
+	}
+	c.apiserver = append(apiserverFlags(o.Dir, ports), audit...)
 	if err := c.startAPIServer(ctx); err != nil {
 		return nil, err
 	}
@@ -128,7 +136,7 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 
 // startAPIServer returns when it is ready.
 func (c *Cluster) startAPIServer(ctx context.Context) error {
-	if err := c.start("kube-apiserver", apiserverFlags(c.dir, c.ports)...); err != nil {
+	if err := c.start("kube-apiserver", c.apiserver...); err != nil {
 		return err
 	}
 	return c.awaitReady(ctx, c.dir)
@@ -173,6 +181,17 @@ func apiserverFlags(dir string, ports []int) []string {
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + in("serviceaccounts.pub"), "--service-account-signing-key-file=" + in("serviceaccounts.key"),
 	}
+}
+
+// auditFlags writes the policy of the audit log, where one is wanted. A line may come after the answer.
+func auditFlags(o Options) ([]string, error) {
+	if !o.AuditLog {
+		return nil, nil
+	}
+	const policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"
+	path := filepath.Join(o.Dir, "audit.yaml")
+	return []string{"--audit-policy-file=" + path, "--audit-log-path=" + filepath.Join(o.Dir, "audit.log")},
+		os.WriteFile(path, []byte(policy), 0o600)
 }
 
 // awaitReady asks /readyz until it says yes, a server has ended, or ctx has.
