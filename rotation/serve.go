@@ -50,6 +50,9 @@ const maxTries = 3
 func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) error {
 	seen, err := e.newest(ctx, s)
 	s.unseen = err != nil
+	if err == nil {
+		err = e.noteLate(s, seen)
+	}
 	if err == nil && s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
 		err = e.settle(s, seen)
 	}
@@ -161,6 +164,21 @@ func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 		seen.Recorded, err = recorded, errors.Join(err, lookup)
 	}
 	return seen, err
+}
+
+// noteLate corrects the record of a leaf that lies there although it counted as never written: a write that a killed
+// process had sent may arrive when the next one has looked.
+func (e *Engine) noteLate(s *service, seen Seen) error {
+	if !seen.Recorded || s.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
+		return nil
+	}
+	news, err := e.Issuer.MarkSeen(seen.Leaf)
+	if err != nil || !news {
+		return err
+	}
+	e.Log.Warn("leaf was written after all, late: no longer counted as undelivered", "service", s.Service,
+		"serial", issuer.SerialString(seen.Leaf))
+	return e.reread(s)
 }
 
 // settle finds out whether the newest leaf was written before a crash or a lost answer. It was, where the

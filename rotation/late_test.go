@@ -1,0 +1,55 @@
+package rotation_test
+
+import (
+	"sync/atomic"
+	"testing"
+
+	"github.com/meshca/meshca/issuer"
+	"github.com/meshca/meshca/rotation"
+	"github.com/meshca/meshca/rotation/targettest"
+)
+
+// TestLateWrite: the write of a process that was killed arrives when the next one has found that it never came, and
+// is about to write another leaf. Somebody may have read what was there for a moment, so it counts as delivered.
+func TestLateWrite(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.run(t)()
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = nil }) // so that a new leaf is issued
+		before := w.target.Copy()["pgadmin"]
+		w.target.Fail = func(string) (error, bool) { return targettest.ErrDown, true } // the answer never comes
+		w.run(t)()
+		late := w.target.Copy()["pgadmin"]
+		w.target.Change("pgadmin", func(o *rotation.Observation) { *o = before }) // it is on its way
+
+		var arrived atomic.Bool
+		w.target.Fail = func(service string) (error, bool) {
+			if service == "pgadmin" && arrived.CompareAndSwap(false, true) {
+				w.target.Change("pgadmin", func(o *rotation.Observation) { *o = late })
+			}
+			return nil, true
+		}
+		stop := w.run(t)
+		stop()
+		if !arrived.Load() {
+			t.Fatal("nothing was written: the test shows nothing")
+		}
+		w.check(t)
+		if lines := w.log.take("late: no longer counted"); len(lines) != 1 {
+			t.Errorf("said %d times", len(lines))
+		}
+		first, err := issuer.New(w.Store, w.Authority).Before(w.current(t, "pgadmin"))
+		if err != nil || first == nil || string(first.Chain()) != string(late.Cert) {
+			t.Errorf("what was there for a moment counts as if nobody had it (%v)", err)
+		}
+	})
+}
+
+// current is the service's newest leaf.
+func (w *world) current(t *testing.T, service string) *issuer.Leaf {
+	t.Helper()
+	leaf, _, err := issuer.New(w.Store, w.Authority).Current(service)
+	if err != nil || leaf == nil {
+		t.Fatalf("%s has no leaf (%v)", service, err)
+	}
+	return leaf
+}
