@@ -3,6 +3,8 @@ package rotation_test
 import (
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/rotation"
@@ -52,4 +54,31 @@ func (w *world) current(t *testing.T, service string) *issuer.Leaf {
 		t.Fatalf("%s has no leaf (%v)", service, err)
 	}
 	return leaf
+}
+
+// TestBackOffFollowsTheFailure: a target that lets each attempt wait is left alone between attempts for as long as one
+// that fails at once.
+func TestBackOffFollowsTheFailure(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		const hang = 10 * time.Second
+		var ended []time.Time
+		w.target.Fail = func(service string) (error, bool) {
+			if service != "pgadmin" {
+				return nil, true
+			}
+			if n := len(ended); n > 0 && time.Since(ended[n-1]) < 4*time.Second {
+				t.Errorf("attempt %d came %s after the end of the one before", n+1, time.Since(ended[n-1]))
+			}
+			time.Sleep(hang)
+			ended = append(ended, time.Now())
+			return targettest.ErrDown, false
+		}
+		stop := w.run(t)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		stop()
+		if len(ended) < 3 {
+			t.Errorf("only %d attempts: the test shows nothing", len(ended))
+		}
+	})
 }

@@ -387,7 +387,8 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 func (e *Engine) failed(s *service, err error, now time.Time) {
 	if !now.Before(s.retryAt) { // an extra look in between does not lengthen the wait
 		s.failures++
-		s.retryAt = now.Add(max(retryAfter(s.failures, s.Service), asked(err)))
+		// From now, not from the pass's beginning: what fails after a long wait would be tried again at once.
+		s.retryAt = e.now().Add(max(retryAfter(s.failures, s.Service), asked(err)))
 	}
 	if s.finding != err.Error() {
 		e.Log.Error("service not kept", "service", s.Service, "error", err, "again", s.retryAt.UTC().Format(time.RFC3339))
