@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"bytes"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -79,6 +80,66 @@ func TestBackOffFollowsTheFailure(t *testing.T) {
 		stop()
 		if len(ended) < 3 {
 			t.Errorf("only %d attempts: the test shows nothing", len(ended))
+		}
+	})
+}
+
+// TestOldStateDoesNotPublish: a process whose store is older than what the places hold, and that could not see so at
+// its start, leaves the published trust bundle alone, in the sweep and when somebody has changed it.
+func TestOldStateDoesNotPublish(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.run(t)()
+		var old bytes.Buffer
+		if _, err := w.Store.Snapshot(&old); err != nil {
+			t.Fatal(err)
+		}
+		stop := w.run(t)
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = nil }) // so that a new leaf is issued
+		synctest.Wait()
+		stop()
+		w.restore(t, old.Bytes())
+		newest := []byte("what the newer state has published")
+		if err := w.target.Publish(t.Context(), newest); err != nil {
+			t.Fatal(err)
+		}
+		var down atomic.Bool
+		down.Store(true)
+		w.target.Unreachable = func(string) error {
+			if down.Load() {
+				return targettest.ErrDown
+			}
+			return nil
+		}
+		stop = w.run(t)
+		defer stop()
+		for _, what := range []string{"while no place can be read", "in the sweep"} {
+			time.Sleep(w.sweep)
+			w.target.Change(rotation.Published, func(*rotation.Observation) {}) // a watch says so
+			synctest.Wait()
+			if !bytes.Equal(w.target.Published(), newest) {
+				t.Fatalf("%s it was written over", what)
+			}
+			down.Store(false)
+		}
+		if s := w.status(t, "pgadmin"); s.State != rotation.StateRefused {
+			t.Errorf("status %+v: the test shows nothing", s)
+		}
+	})
+}
+
+// TestPublishAgain: what somebody does to the published bundle is put right before the next sweep.
+func TestPublishAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.sweep = time.Hour
+		stop := w.run(t)
+		defer stop()
+		if err := w.target.Publish(t.Context(), []byte("another")); err != nil {
+			t.Fatal(err)
+		}
+		w.target.Change(rotation.Published, func(*rotation.Observation) {})
+		synctest.Wait()
+		if !bytes.Equal(w.target.Published(), w.Authority.Bundle().PEM()) {
+			t.Errorf("published is %q", w.target.Published())
 		}
 	})
 }

@@ -66,6 +66,7 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 	s.remarks, s.rests = s.remarksOn(seen, now), false
 	var action Action
 	before := s.State
+	_, s.newer = refuse(s.State, w, seen, now)
 	s.State, action = Step(s.State, w, seen, now)
 	switch action.Do {
 	case Keep:
