@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -169,6 +170,27 @@ func (l *Leaf) AsDelivered() *Leaf {
 // idempotent.
 func (i *Issuer) MarkUndelivered(l *Leaf) error {
 	return i.store.Update(func(w store.Writer) error { return setState(w, l.record.Seq, Undelivered) })
+}
+
+// MarkSeen records that a certificate was seen where it is delivered to, whatever was concluded before: a write that
+// was given up may arrive late. It says whether that was news.
+func (i *Issuer) MarkSeen(c *x509.Certificate) (news bool, err error) {
+	err = i.store.View(func(r store.Reader) error {
+		record, err := recordOf(r, c)
+		news = record != nil && record.State == Undelivered
+		return err
+	})
+	if err != nil || !news {
+		return false, err
+	}
+	return true, i.store.Update(func(w store.Writer) error {
+		record, err := recordOf(w, c)
+		if err != nil || record == nil {
+			return err
+		}
+		record.State = Delivered
+		return putRecord(w, record)
+	})
 }
 
 // errEnough ends a scan that has what it wants.

@@ -45,6 +45,7 @@ func (t *Target) publish(ctx context.Context, namespace, bundle string) error {
 		return err
 	}
 	if live.Data[rotation.CAFile] == bundle {
+		t.remember(at.path(), live.ResourceVersion, "")
 		return nil
 	}
 	if live.Immutable != nil && *live.Immutable {
@@ -55,9 +56,10 @@ func (t *Target) publish(ctx context.Context, namespace, bundle string) error {
 	if live.ResourceVersion == "" || live.Labels[labelManagedBy] == managedBy {
 		m.Metadata.Labels = map[string]string{labelManagedBy: managedBy}
 	}
-	if err := t.client.apply(ctx, at, m, nil); err != nil {
+	if err := t.client.apply(ctx, at, m, &live); err != nil {
 		return err
 	}
+	t.remember(at.path(), live.ResourceVersion, "")
 	t.log.Info("published the trust bundle", "configmap", namespace+"/"+BundleMap)
 	return nil
 }

@@ -81,6 +81,7 @@ type service struct {
 	refused  bool
 	unseen   bool // the newest look at the target failed
 	unread   bool // its records could not be read yet
+	newer    bool // its place is another store's, or newer than the store
 	arrived  bool // its newest leaf is in place, and that is not recorded yet
 	rests    bool // an operator wants it left alone
 	remarks  []Remark
@@ -234,10 +235,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		now := e.now()
-		if slices.Contains(names, Published) {
-			e.publishAgain(ctx, now)
-		}
 		e.noticeClock(now)
+		all = all || slices.Contains(names, Published) && e.mayPublish(now)
 		if all = all || e.runDue(now) || !now.Before(e.nextSweep()); all {
 			names = e.names()
 		}

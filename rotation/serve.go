@@ -50,6 +50,9 @@ const maxTries = 3
 func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) error {
 	seen, err := e.newest(ctx, s)
 	s.unseen = err != nil
+	if err == nil {
+		err = e.noteLate(s, seen)
+	}
 	if err == nil && s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
 		err = e.settle(s, seen)
 	}
@@ -63,6 +66,7 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 	s.remarks, s.rests = s.remarksOn(seen, now), false
 	var action Action
 	before := s.State
+	_, s.newer = refuse(s.State, w, seen, now)
 	s.State, action = Step(s.State, w, seen, now)
 	switch action.Do {
 	case Keep:
@@ -166,6 +170,21 @@ func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 		seen.Recorded, err = recorded, errors.Join(err, lookup)
 	}
 	return seen, err
+}
+
+// noteLate corrects the record of a leaf that lies there although it counted as never written: a write that a killed
+// process had sent may arrive when the next one has looked.
+func (e *Engine) noteLate(s *service, seen Seen) error {
+	if !seen.Recorded || s.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
+		return nil
+	}
+	news, err := e.Issuer.MarkSeen(seen.Leaf)
+	if err != nil || !news {
+		return err
+	}
+	e.Log.Warn("leaf was written after all, late: no longer counted as undelivered", "service", s.Service,
+		"serial", issuer.SerialString(seen.Leaf))
+	return e.reread(s)
 }
 
 // settle finds out whether the newest leaf was written before a crash or a lost answer. It was, where the
@@ -374,7 +393,8 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 func (e *Engine) failed(s *service, err error, now time.Time) {
 	if !now.Before(s.retryAt) { // an extra look in between does not lengthen the wait
 		s.failures++
-		s.retryAt = now.Add(max(retryAfter(s.failures, s.Service), asked(err)))
+		// From now, not from the pass's beginning: what fails after a long wait would be tried again at once.
+		s.retryAt = e.now().Add(max(retryAfter(s.failures, s.Service), asked(err)))
 	}
 	if s.finding != err.Error() {
 		e.Log.Error("service not kept", "service", s.Service, "error", err, "again", s.retryAt.UTC().Format(time.RFC3339))

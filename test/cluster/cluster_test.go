@@ -71,6 +71,29 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+// TestRestart: what was there before is there afterwards, at the same address, and nobody answers in between.
+func TestRestart(t *testing.T) {
+	c := cluster.Need(t, cluster.Options{})
+	if out, err := kubectl(t, c, "create", "namespace", "kept"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	before := c.PIDs()
+	err := c.RestartAPIServer(t.Context(), func() {
+		if out, err := kubectl(t, c, "get", "namespace", "kept"); err == nil {
+			t.Errorf("it answers while it is stopped: %s", out)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := kubectl(t, c, "get", "namespace", "kept"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if after := c.PIDs(); len(after) != 2 || after[0] != before[0] || after[1] == before[1] {
+		t.Errorf("the processes were %v and are %v: etcd is to stay, the API server to be another", before, after)
+	}
+}
+
 // TestAuditLog: it names who asked, and holds nothing of what a Secret holds.
 func TestAuditLog(t *testing.T) {
 	dir := t.TempDir()
