@@ -258,7 +258,7 @@ type fields struct {
 }
 
 func fieldsOf(f metav1.ManagedFieldsEntry) (set fields, ok bool) {
-	return set, f.FieldsV1 != nil && json.Unmarshal(f.FieldsV1.Raw, &set) == nil
+	return set, f.FieldsV1 != nil && json.Unmarshal(f.FieldsV1.GetRawBytes(), &set) == nil
 }
 
 // held are the labels and annotations that are not ours by name, and that our field manager holds since it made

@@ -32,8 +32,8 @@ type Target struct {
 	mu       sync.Mutex
 	services map[string]Service
 	former   map[string]Service // those of the catalogue before, to name the place of one that has left
-	versions map[string]string // by service: the resourceVersion of what was read or written last, "" of none
-	uids     map[string]string // of the Secrets, for Events
+	versions map[string]string  // by service: the resourceVersion of what was read or written last, "" of none
+	uids     map[string]string  // of the Secrets, for Events
 }
 
 // New makes a target without services.
