@@ -1,12 +1,15 @@
 package ca
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -22,30 +25,37 @@ type Anchor struct {
 	// Only lists the services whose ca.crt carries it; empty is all of them. It is set where verifiers would
 	// confuse it with another anchor of the same subject.
 	Only []string
+	// Order has, for services in Only, where the anchor stands among those that are not for all: verifiers that
+	// confuse two take the first.
+	Order map[string]int
 }
 
 // anchorPrefix begins the keys of anchors; the SHA-256 of the certificate's DER ends them.
 const anchorPrefix = "ca/anchor/"
 
 type anchorRecord struct {
-	Certificate []byte    `json:"certificate"` // DER
-	Since       time.Time `json:"since"`
-	Services    []string  `json:"services"`
-	Only        []string  `json:"only,omitempty"`
+	Certificate []byte         `json:"certificate"` // DER
+	Since       time.Time      `json:"since"`
+	Services    []string       `json:"services"`
+	Only        []string       `json:"only,omitempty"`
+	Order       map[string]int `json:"order,omitempty"`
 }
 
-// Trust writes anchors of other CAs into the transaction and raises the epoch, since the bundle changes. An
-// anchor that is known already is replaced. The authority itself stays as it is: [Authority.Reread] gives the
-// new one when the transaction is durable.
-func (a *Authority) Trust(w store.Writer, anchors []Anchor) error {
+// Trust writes anchors of other CAs, all that there are, into the transaction, and raises the epoch where that
+// changes a bundle. An anchor that is known already is replaced. The authority itself stays as it is:
+// [Authority.Reread] gives the new one when the transaction is durable.
+func (a *Authority) Trust(w store.Writer, anchors []Anchor) (changed bool, err error) {
 	for _, anchor := range anchors {
 		sum := sha256.Sum256(anchor.Certificate.Raw)
-		record := anchorRecord{anchor.Certificate.Raw, anchor.Since.UTC().Truncate(time.Second), anchor.Services, anchor.Only}
+		record := anchorRecord{anchor.Certificate.Raw, anchor.Since.UTC().Truncate(time.Second), anchor.Services, anchor.Only, anchor.Order}
 		if err := putJSON(w, anchorPrefix+hex.EncodeToString(sum[:]), record); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return a.RaiseEpoch(w, a.epoch+1)
+	if newBundles(a.trusted, anchors).equal(a.bundles) {
+		return false, nil
+	}
+	return true, a.RaiseEpoch(w, a.epoch+1)
 }
 
 // RaiseEpoch sets the epoch in the transaction. It never goes back.
@@ -101,7 +111,7 @@ func getAnchors(r store.Reader) (anchors []Anchor, err error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("record %s", key), err)
 		}
-		anchors = append(anchors, Anchor{cert, record.Since, record.Services, record.Only})
+		anchors = append(anchors, Anchor{cert, record.Since, record.Services, record.Only, record.Order})
 	}
 	return anchors, nil
 }
@@ -114,29 +124,68 @@ type bundles struct {
 
 func newBundles(roots []*x509.Certificate, anchors []Anchor) bundles {
 	b := bundles{own: make(map[string]Bundle)}
+	anchors = slices.SortedFunc(slices.Values(anchors), byUse)
 	for _, anchor := range anchors {
 		for _, service := range anchor.Only {
 			b.own[service] = Bundle{}
 		}
 	}
-	trusted := func(service string) Bundle {
-		all := slices.Clone(roots)
-		for _, anchor := range anchors {
-			if len(anchor.Only) == 0 || slices.Contains(anchor.Only, service) {
-				all = append(all, anchor.Certificate)
-			}
-		}
-		return newBundle(all)
-	}
-	b.common = trusted("")
+	b.common = newBundle(roots, anchorsFor(anchors, ""))
 	for service := range b.own {
-		b.own[service] = trusted(service)
+		b.own[service] = newBundle(roots, anchorsFor(anchors, service))
 	}
 	return b
 }
 
+// anchorsFor are the anchors that a service gets, in their order: first those that all get.
+func anchorsFor(sorted []Anchor, service string) (certs []*x509.Certificate) {
+	var own []Anchor
+	for _, anchor := range sorted {
+		if len(anchor.Only) == 0 {
+			certs = append(certs, anchor.Certificate)
+		} else if slices.Contains(anchor.Only, service) {
+			own = append(own, anchor)
+		}
+	}
+	slices.SortStableFunc(own, func(x, y Anchor) int { return cmp.Compare(x.Order[service], y.Order[service]) })
+	for _, anchor := range own {
+		certs = append(certs, anchor.Certificate)
+	}
+	return certs
+}
+
+// Trusted is what a service's bundle would hold with these roots and anchors, in its order.
+func Trusted(roots []*x509.Certificate, anchors []Anchor, service string) []*x509.Certificate {
+	return newBundle(roots, anchorsFor(slices.SortedFunc(slices.Values(anchors), byUse), service)).certs
+}
+
+// byUse sorts anchors so that the first of a name is the one that most verifiers can use, now and later: those
+// that take the first do not come back for the next.
+func byUse(x, y Anchor) int {
+	a, b := x.Certificate, y.Certificate
+	if sa, sb := SelfSigned(a), SelfSigned(b); sa != sb {
+		if sa {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(b.NotAfter.Compare(a.NotAfter), bytes.Compare(a.Raw, b.Raw))
+}
+
+// SelfSigned says whether a verifier that wants a path to end in a self-signed certificate takes the anchor.
+func SelfSigned(c *x509.Certificate) bool {
+	return bytes.Equal(c.RawIssuer, c.RawSubject) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
+}
+
+func (b bundles) equal(o bundles) bool {
+	return b.common.sum == o.common.sum && maps.EqualFunc(b.own, o.own, func(x, y Bundle) bool { return x.sum == y.sum })
+}
+
 // Anchors lists the trust anchors of other CAs.
 func (a *Authority) Anchors() []Anchor { return slices.Clone(a.anchors) }
+
+// Trusted lists our own roots that are trusted now.
+func (a *Authority) Trusted() []*x509.Certificate { return slices.Clone(a.trusted) }
 
 // Bundle is the trust bundle of the epoch.
 func (a *Authority) Bundle() Bundle { return a.bundles.common }

@@ -63,6 +63,14 @@ type Client struct {
 	rest      *rest.RESTClient
 	host      string
 	namespace string
+	manager   string // who owns the fields that it applies
+}
+
+// as is the client under the name of another field manager.
+func (c *Client) as(manager string) *Client {
+	other := *c
+	other.manager = manager
+	return &other
 }
 
 // Connect prepares a client; it asks nothing of the API server yet.
@@ -94,7 +102,7 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	return &Client{rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault)}, nil
+	return &Client{rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault), manager: FieldManager}, nil
 }
 
 // Namespace is the namespace of the kubeconfig's context.
@@ -179,7 +187,7 @@ func (c *Client) apply(ctx context.Context, o object, body, v any) error {
 	if err != nil {
 		return err
 	}
-	query := url.Values{"fieldManager": {FieldManager}, "force": {"true"}}
+	query := url.Values{"fieldManager": {c.manager}, "force": {"true"}}
 	return c.call(ctx, c.rest.Patch(types.ApplyYAMLPatchType), "patch", o, query, data, v)
 }
 
@@ -189,7 +197,7 @@ func (c *Client) merge(ctx context.Context, o object, body, v any) error {
 	if err != nil {
 		return err
 	}
-	return c.call(ctx, c.rest.Patch(types.MergePatchType), "patch", o, url.Values{"fieldManager": {FieldManager}}, data, v)
+	return c.call(ctx, c.rest.Patch(types.MergePatchType), "patch", o, url.Values{"fieldManager": {c.manager}}, data, v)
 }
 
 // call asks once: whoever calls decides when to ask again. The answer is read into v.

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/meshca/meshca/kube/guard"
 	"github.com/meshca/meshca/rotation"
 )
 
@@ -23,7 +24,7 @@ import (
 const (
 	ours = "meshca.io/" // begins the names of all of it
 
-	labelService        = ours + "service"
+	labelService        = guard.ServiceLabel
 	labelManagedBy      = "app.kubernetes.io/managed-by" // only on a Secret that meshca has made: on others it is Helm's
 	managedBy           = "meshca"
 	annotationStamp     = ours + "stamp" // store identity and MAC, see rotation.Mark
@@ -33,7 +34,7 @@ const (
 	annotationNotBefore = ours + "not-before"
 	annotationNotAfter  = ours + "not-after"
 	annotationIssuer    = ours + "issuer"
-	annotationGlass     = ours + "break-glass" // an operator's: healing rests while it is there
+	annotationGlass     = guard.BreakGlassAnnotation // an operator's: healing rests while it is there
 
 	// markPlace is where the mark is, for people.
 	markPlace = ours + "* annotations"

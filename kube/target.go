@@ -32,7 +32,7 @@ type Target struct {
 	mu       sync.Mutex
 	services map[string]Service
 	former   map[string]Service // those of the catalogue before, to name the place of one that has left
-	versions map[string]string  // by service: the resourceVersion of what was read or written last, "" of none
+	versions map[string]string  // by service, or by the bundle's path: the resourceVersion of what was read or written last, "" of none
 	uids     map[string]string  // of the Secrets, for Events
 }
 

@@ -12,12 +12,8 @@ import (
 	"github.com/meshca/meshca/rotation"
 )
 
-// BundleName is the name of the ConfigMap that holds the trust bundle, under the key ca.crt, in each namespace of
-// a service: for whoever only verifies.
-const BundleName = "meshca-ca"
-
 func bundleAt(namespace string) object {
-	return object{resource: "configmaps", namespace: namespace, name: BundleName}
+	return object{resource: "configmaps", namespace: namespace, name: BundleMap}
 }
 
 // Publish implements [rotation.Target]: the ConfigMap in each namespace. What cannot be done in one does not keep
@@ -49,19 +45,21 @@ func (t *Target) publish(ctx context.Context, namespace, bundle string) error {
 		return err
 	}
 	if live.Data[rotation.CAFile] == bundle {
+		t.remember(at.path(), live.ResourceVersion, "")
 		return nil
 	}
 	if live.Immutable != nil && *live.Immutable {
 		return fmt.Errorf("%s is immutable: delete it, and meshca makes it anew", at)
 	}
 	m := manifest{APIVersion: version, Kind: "ConfigMap", Data: map[string]string{rotation.CAFile: bundle},
-		Metadata: manifestMeta{Name: BundleName, Namespace: namespace, UID: live.UID, ResourceVersion: cmp.Or(live.ResourceVersion, absent)}}
+		Metadata: manifestMeta{Name: BundleMap, Namespace: namespace, UID: live.UID, ResourceVersion: cmp.Or(live.ResourceVersion, absent)}}
 	if live.ResourceVersion == "" || live.Labels[labelManagedBy] == managedBy {
 		m.Metadata.Labels = map[string]string{labelManagedBy: managedBy}
 	}
-	if err := t.client.apply(ctx, at, m, nil); err != nil {
+	if err := t.client.apply(ctx, at, m, &live); err != nil {
 		return err
 	}
-	t.log.Info("published the trust bundle", "configmap", namespace+"/"+BundleName)
+	t.remember(at.path(), live.ResourceVersion, "")
+	t.log.Info("published the trust bundle", "configmap", namespace+"/"+BundleMap)
 	return nil
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/meshca/meshca/ca"
@@ -17,23 +17,12 @@ import (
 // transaction: the leaves that stay, and the anchors that they need in every ca.crt. It says whether the trust
 // bundle has changed. What it could not do is tried again in the next pass.
 func (e *Engine) takeOver(ctx context.Context, names []string, now time.Time) (changed bool) {
-	unknown := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		s := e.services[name]
-		return s == nil || s.Known || s.unread || now.Before(s.retryAt) && !s.unseen
-	})
-	e.look(ctx, slices.DeleteFunc(slices.Clone(unknown), func(name string) bool { return e.services[name].ahead != nil }))
-	w := e.world(now)
-	found := make(map[string]Seen)
-	for _, name := range unknown {
-		if s := e.services[name]; s.ahead != nil && s.ahead.err == nil {
-			if _, action := Step(s.State, w, s.ahead.Seen, now); action.Do == Adopt {
-				found[name] = s.ahead.Seen
-			}
-		}
-	}
+	found := e.foundAmong(ctx, names, now)
 	if len(found) == 0 {
 		return false
 	}
+	// What no place is taken over for is part of the audit all the same: live leaves whose trust must stay.
+	found = e.foundAmong(ctx, e.names(), now)
 	changed, err := e.adopt(found, now)
 	if err != nil {
 		for name := range found {
@@ -43,66 +32,120 @@ func (e *Engine) takeOver(ctx context.Context, names []string, now time.Time) (c
 	return changed
 }
 
+// foundAmong looks at those of the services that may have to be taken over, and says which must be.
+func (e *Engine) foundAmong(ctx context.Context, names []string, now time.Time) map[string]Seen {
+	candidates := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		s := e.services[name]
+		return s == nil || s.unread || s.Known && s.Takeover == nil
+	})
+	e.look(ctx, slices.DeleteFunc(slices.Clone(candidates), func(name string) bool { return e.services[name].ahead != nil }))
+	w := e.world(now)
+	found := make(map[string]Seen)
+	for _, name := range candidates {
+		s := e.services[name]
+		if s.ahead == nil || s.ahead.err != nil || now.Before(s.retryAt) && !s.unseen {
+			continue
+		}
+		if _, action := Step(s.State, w, s.ahead.Seen, now); action.Do == Adopt {
+			found[name] = s.ahead.Seen
+		}
+	}
+	return found
+}
+
+// parties are all services as the audit sees them. blind says that of some it is not known what they hold.
+func (e *Engine) parties(found map[string]Seen, now time.Time) (parties []*party, blind bool) {
+	for _, name := range e.names() {
+		s := e.services[name]
+		p := &party{service: name}
+		seen, adopted := found[name]
+		switch {
+		case s.unread:
+			blind = true
+			continue
+		case s.Known:
+			p.held = e.Issuer.Authority().BundleFor(name).Certificates()
+		case s.ahead == nil:
+			blind = true
+			continue
+		default:
+			seen = s.ahead.Seen
+			p.held, p.fixed = certificates(seen.CA), !adopted && !seen.Empty()
+		}
+		if s.taken != nil {
+			p.chains = s.taken.live(now)
+		}
+		if seen.Leaf != nil {
+			if leaf, _ := usable(seen, now); leaf != LeafNone {
+				p.chains = append(p.chains, certificates(seen.Cert))
+			}
+		}
+		parties = append(parties, p)
+	}
+	return parties, blind
+}
+
 // adopt records how the found sets are taken over.
 func (e *Engine) adopt(found map[string]Seen, now time.Time) (changed bool, err error) {
 	authority := e.Issuer.Authority()
 	known := authority.Anchors()
-	adoptions, anchors := audit(found, known, e.RenewAt, now)
-	anchors = slices.DeleteFunc(anchors, func(a ca.Anchor) bool { return authority.Root().Certificate.Equal(a.Certificate) })
-	changed = !slices.EqualFunc(known, anchors, func(x, y ca.Anchor) bool {
-		return x.Certificate.Equal(y.Certificate) && slices.Equal(x.Only, y.Only)
-	})
+	parties, blind := e.parties(found, now)
+	a := newAudit(parties, authority.Trusted(), known, blind, now)
+	anchors := a.anchors()
+	takeovers := make(map[string]*Takeover)
 	err = e.Store.Update(func(w store.Writer) error {
-		for _, a := range adoptions {
-			if err := putTakeover(w, a.service, &a.takeover); err != nil {
+		for _, name := range sorted(found) {
+			t := begin(e.services[name].taken, found[name], now)
+			if leaf := found[name].Leaf; leaf != nil {
+				t.accepted(leaf, a.until[string(leaf.Raw)], e.RenewAt)
+			}
+			takeovers[name] = t
+			if err := putTakeover(w, name, t); err != nil {
 				return err
 			}
-			if a.leaf == nil {
+			if t.Leaf != LeafUsable {
 				continue
 			}
-			if err := issuer.Adopt(w, a.service, a.leaf, a.chain, authority.Epoch()); err != nil {
+			if err := issuer.Adopt(w, name, found[name].Leaf, found[name].Cert, authority.Epoch()); err != nil {
 				return err
 			}
 		}
-		if !changed {
-			return nil
-		}
-		return authority.Trust(w, anchors)
+		changed, err = authority.Trust(w, anchors)
+		return err
 	})
-	if err == nil {
-		err = e.rereadAll(changed)
-	}
-	if err != nil {
+	// Also after an error: the records may be there all the same, and what the store says counts.
+	if err = errors.Join(err, e.rereadAll()); err != nil {
 		return false, err
 	}
-	e.tellAdoption(adoptions, known)
+	for name := range found {
+		if s := e.services[name]; s.Takeover != nil {
+			s.Heals, _, _ = s.Heals.take(now) // each costs a record: whoever writes again and again is metered
+		}
+	}
+	e.tellAdoption(takeovers, known)
 	return changed, nil
 }
 
-// rereadAll takes the CA from the store anew where its trust has changed, and then all services.
-func (e *Engine) rereadAll(changed bool) error {
-	if changed {
-		authority, err := e.Issuer.Authority().Reread(e.Store)
-		if err != nil {
-			return err
-		}
-		e.Issuer.SetAuthority(authority)
+// rereadAll takes the CA's trust and all services from the store anew.
+func (e *Engine) rereadAll() error {
+	authority, err := e.Issuer.Authority().Reread(e.Store)
+	if err != nil {
+		return err
 	}
+	e.Issuer.SetAuthority(authority)
 	for _, name := range e.names() {
 		s := e.services[name]
 		s.unread = e.reread(s) != nil
-		if changed {
-			s.inPlace = time.Time{}
-		}
 	}
 	return nil
 }
 
-func (e *Engine) tellAdoption(adoptions []adoption, before []ca.Anchor) {
-	for _, a := range adoptions {
-		line := []any{"service", a.service, "place", e.Target.Place(a.service), "leaf", string(a.takeover.Leaf)}
-		if a.takeover.Why != "" {
-			line = append(line, "since", a.takeover.Why)
+func (e *Engine) tellAdoption(takeovers map[string]*Takeover, before []ca.Anchor) {
+	for _, name := range sorted(takeovers) {
+		t := takeovers[name]
+		line := []any{"service", name, "place", e.Target.Place(name), "leaf", string(t.Leaf)}
+		if t.Why != "" {
+			line = append(line, "since", t.Why)
 		}
 		e.Log.Info("taking over what is there", line...)
 	}
@@ -114,129 +157,14 @@ func (e *Engine) tellAdoption(adoptions []adoption, before []ca.Anchor) {
 }
 
 // tellTakeover says what was written to a place that is being taken over.
-func (e *Engine) tellTakeover(s *service, action Action) {
+func (e *Engine) tellTakeover(s *service) {
 	text := "ca.crt holds the union of what live leaves need and our root; leaf kept"
-	if action.Do == Issue {
+	if s.Takeover == nil {
 		record := s.Leaf.Record()
 		text = fmt.Sprintf("leaf signed anew, serial %s, valid until %s", record.Serial, record.NotAfter.Format(time.RFC3339))
 	}
 	e.Log.Info("took over", "service", s.Service, "what", text)
 	e.Target.Tell(Notice{s.Service, NoticeTakenOver, text})
-}
-
-// trusted says whether every process that reads a place which is being taken over is known to have loaded the
-// union of trust, so that leaves may be signed anew. What each place waits for is kept for the status.
-func (e *Engine) trusted(ctx context.Context, now time.Time) bool {
-	var waiting []string
-	for _, name := range e.names() {
-		s := e.services[name]
-		s.waits = ""
-		if s.Takeover != nil && s.Takeover.Leaf != LeafNone {
-			waiting = append(waiting, name)
-		}
-	}
-	if len(waiting) == 0 {
-		return true
-	}
-	readers, err := e.Target.Readers(ctx, waiting)
-	open := true
-	for _, name := range waiting {
-		s := e.services[name]
-		if err != nil {
-			s.waits = fmt.Sprintf("it is not known who reads it: %v", err)
-		} else {
-			s.waits = s.waitsFor(readers[name], e.HoldDown, now)
-		}
-		open = open && s.waits == ""
-	}
-	return open
-}
-
-// waitsFor says what stands between the service and the certainty that its readers trust our root, "" if nothing
-// does.
-func (s *service) waitsFor(r Readers, hold time.Duration, now time.Time) string {
-	t := s.Takeover
-	switch {
-	case s.inPlace.IsZero():
-		return "the union of trust is not in place"
-	case t.Continued || r.Declared == ReadersNone:
-		return ""
-	case len(r.Known) > 0:
-		return waitsForReaders(r.Known, s.written, hold)
-	case r.Declared == ReadersFollow:
-		if until := s.inPlace.Add(hold); now.Before(until) {
-			return "its readers follow it: until " + until.UTC().Format(time.RFC3339)
-		}
-		return ""
-	case !now.Before(t.Due):
-		return "" // whoever reads it must read it anew about now in any case
-	}
-	return fmt.Sprintf("nobody is seen to read it, so an unknown reader may: say who does (consumers: none or api), "+
-		"or go on by meshca adopt %s --continue; at the latest at %s", s.Service, t.Due.UTC().Format(time.RFC3339))
-}
-
-// waitsForReaders names the processes that may have started with older files than those of the write: a new
-// one may be given a cached copy for as long as the hold.
-func waitsForReaders(known []Reader, written time.Time, hold time.Duration) string {
-	if written.IsZero() {
-		return "when it was written is not known yet"
-	}
-	var old []string
-	for _, reader := range known {
-		if !reader.Created.After(written.Add(hold)) {
-			old = append(old, reader.Name)
-		}
-	}
-	if len(old) == 0 {
-		return ""
-	}
-	slices.Sort(old)
-	text := strings.Join(old[:min(len(old), 5)], ", ")
-	if more := len(old) - 5; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
-	return fmt.Sprintf("processes that started before %s and may not have loaded the union: %s",
-		written.Add(hold).UTC().Format(time.RFC3339), text)
-}
-
-// Continue is an operator's word that the readers of the service's place, or of all that wait where it is "",
-// need not be waited for. It is recorded.
-func (e *Engine) Continue(ctx context.Context, only string) error {
-	return e.do(ctx, func(time.Time) error {
-		var going []*service
-		for _, name := range e.names() {
-			if s := e.services[name]; s.Takeover != nil && (only == "" || only == name) {
-				going = append(going, s)
-			}
-		}
-		if len(going) == 0 {
-			return errNothingWaits(only)
-		}
-		err := e.Store.Update(func(w store.Writer) error {
-			for _, s := range going {
-				next := *s.Takeover
-				next.Continued = true
-				if err := putTakeover(w, s.Service, &next); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		for _, s := range going {
-			err = errors.Join(err, e.reread(s))
-		}
-		return err
-	})
-}
-
-// ErrNothingToDo is what commands wrap that find nothing to do.
-var ErrNothingToDo = errors.New("there is nothing to do")
-
-func errNothingWaits(only string) error {
-	if only == "" {
-		return fmt.Errorf("no service is being taken over: %w", ErrNothingToDo)
-	}
-	return fmt.Errorf("service %q is not being taken over: %w", only, ErrNothingToDo)
 }
 
 // Resume has the service's place healed again after somebody has broken the glass.
@@ -275,8 +203,10 @@ func (e *Engine) accept(refused *RefusedError, now time.Time) error {
 			seen := e.services[r.Service].ahead
 			var tokens []string
 			if seen.Mark != nil {
-				epoch = max(epoch, seen.Mark.Epoch)
 				tokens = append(tokens, seen.Mark.token())
+			}
+			if seen.Proven { // anybody can write any other
+				epoch = max(epoch, seen.Mark.Epoch)
 			}
 			if seen.Leaf != nil {
 				tokens = append(tokens, leafToken(seen.Leaf))
@@ -287,8 +217,10 @@ func (e *Engine) accept(refused *RefusedError, now time.Time) error {
 		}
 		return authority.RaiseEpoch(w, epoch+1)
 	})
-	if err == nil {
-		err = e.rereadAll(true)
+	if err != nil {
+		return err
 	}
-	return err
+	return e.rereadAll()
 }
+
+func sorted[V any](byName map[string]V) []string { return slices.Sorted(maps.Keys(byName)) }

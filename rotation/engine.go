@@ -33,6 +33,9 @@ type Config struct {
 	HoldDown time.Duration    // how long after a write a new process may still be given the old files
 	Now      func() time.Time // the wall clock
 	Log      *slog.Logger
+	// Looks is what a boot has seen just now of the places: Start does not look at them again. Where one has
+	// changed since, its write fails and it is observed anew.
+	Looks Looks
 	// Accept, where set, is shown what breaks where places would be refused at the start, and lets them be
 	// written over unless it returns an error.
 	Accept func(breaks []string) error
@@ -78,13 +81,15 @@ type service struct {
 	refused  bool
 	unseen   bool // the newest look at the target failed
 	unread   bool // its records could not be read yet
+	newer    bool // its place is another store's, or newer than the store
+	arrived  bool // its newest leaf is in place, and that is not recorded yet
 	rests    bool // an operator wants it left alone
 	remarks  []Remark
 
 	ahead    *looked   // an observation that its turn in this pass uses
-	inPlace  time.Time // since when trust and mark are known to be as they should be, by our clock; zero: they are not
-	written  time.Time // when meshca last wrote there, by the target's clock
-	waits    string    // what its taking over waits for
+	seen     *Seen     // the newest look at the place in this process's life
+	taken    *Takeover // as the store has it, also when a leaf of ours is in place
+	waits    string    // why its processes may refuse leaves that are signed anew
 	form     Form      // as the store has it
 	healed   int       // since the start
 	issued   int
@@ -165,10 +170,15 @@ func (e *Engine) Start(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// admit looks at every place before the first is written. Key material that no meshca wrote is no reason
-// to stand still for the others; another store's, or a newer state than the store's, is.
+// admit looks at every place before the first is written. What no meshca wrote is taken over; what another
+// store wrote, or a newer state of this one, is a reason to stand still for all.
 func (e *Engine) admit(ctx context.Context, now time.Time) error {
-	e.look(ctx, e.names())
+	looks := e.Looks
+	e.Looks = nil
+	if looks == nil {
+		looks = lookAt(ctx, e.Target, e.names())
+	}
+	e.take(looks)
 	refused := &RefusedError{}
 	w := e.world(now)
 	for _, name := range e.names() {
@@ -186,21 +196,21 @@ func (e *Engine) admit(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// look observes places, a few at once, for the turns that follow. A place that cannot be observed is left to
-// its turn, which says so.
-func (e *Engine) look(ctx context.Context, names []string) {
-	var group errgroup.Group
-	group.SetLimit(parallel)
-	for _, name := range names {
+// look observes places for the turns that follow.
+func (e *Engine) look(ctx context.Context, names []string) { e.take(lookAt(ctx, e.Target, names)) }
+
+// take keeps observations for the turns that follow. A place that cannot be observed is left to its turn, which
+// says so.
+func (e *Engine) take(looks Looks) {
+	for name, l := range looks {
 		s := e.services[name]
-		group.Go(func() error { // ends with look; owns s until then
-			if seen, err := e.observe(ctx, s); err == nil || errors.Is(err, ErrNotWritable) {
-				s.ahead = &looked{seen, err}
-			}
-			return nil
-		})
+		if s == nil {
+			continue
+		}
+		if seen, err := e.judge(s, l.Observation, l.err); err == nil || errors.Is(err, ErrNotWritable) {
+			s.ahead = &looked{seen, err}
+		}
 	}
-	_ = group.Wait() // no error is returned above
 }
 
 // Run keeps the services until ctx ends. It returns nil then; what was begun is finished first.
@@ -225,10 +235,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		now := e.now()
-		if slices.Contains(names, Published) {
-			e.publishAgain(ctx, now)
-		}
 		e.noticeClock(now)
+		all = all || slices.Contains(names, Published) && e.mayPublish(now)
 		if all = all || e.runDue(now) || !now.Before(e.nextSweep()); all {
 			names = e.names()
 		}
@@ -373,7 +381,10 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 			return nil
 		})
 	}
-	err := group.Wait()
+	err := errors.Join(group.Wait(), e.recordDelivered(names))
+	if err != nil && !all {
+		e.Log.Error("pass incomplete", "error", err)
+	}
 	if all && ctx.Err() == nil {
 		e.finishSweep(errors.Join(err, e.publishBundle(ctx)), w, now)
 	}
@@ -419,12 +430,20 @@ func (e *Engine) attention(s *service, now time.Time) time.Time {
 	if !s.retryAt.IsZero() {
 		return s.retryAt
 	}
-	if s.Leaf == nil || s.refused || s.rests || s.Takeover != nil {
+	if s.refused || s.rests {
 		return time.Time{}
 	}
-	record := s.Leaf.Record()
-	due := Due(record, e.RenewAt)
-	if cannotWait(due, record.NotAfter, e.Schedule.Next(later(due, now))) {
+	var due, notAfter time.Time
+	switch {
+	case s.Takeover != nil && s.Takeover.Leaf != LeafNone:
+		due, notAfter = s.Takeover.Due, s.Takeover.NotAfter
+	case s.Leaf != nil:
+		record := s.Leaf.Record()
+		due, notAfter = Due(record, e.RenewAt), record.NotAfter
+	default:
+		return time.Time{}
+	}
+	if cannotWait(due, notAfter, e.Schedule.Next(later(due, now))) {
 		return due
 	}
 	return time.Time{}

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,20 +50,24 @@ const maxTries = 3
 func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) error {
 	seen, err := e.newest(ctx, s)
 	s.unseen = err != nil
+	if err == nil {
+		err = e.noteLate(s, seen)
+	}
 	if err == nil && s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
 		err = e.settle(s, seen)
 	}
 	if err == nil {
-		err = e.keepForm(s, seen)
+		s.seen = &seen
+		err = errors.Join(e.keepForm(s, seen), e.noteTrust(s, seen, now))
 	}
 	if err != nil {
 		return err
 	}
-	s.remarks, s.rests, s.written = seen.Remarks, false, seen.Written
+	s.remarks, s.rests = s.remarksOn(seen, now), false
 	var action Action
 	before := s.State
+	_, s.newer = refuse(s.State, w, seen, now)
 	s.State, action = Step(s.State, w, seen, now)
-	e.notePlace(s, action, seen, now)
 	switch action.Do {
 	case Keep:
 		e.settled(s)
@@ -104,14 +109,23 @@ func (e *Engine) changedAgain(service string) {
 	}
 }
 
-// notePlace keeps since when the place has the trust and the mark that it should have.
-func (e *Engine) notePlace(s *service, action Action, seen Seen, now time.Time) {
-	switch {
-	case action.Do != Keep && len(action.Deviations) > 0, action.Do == Refuse, action.Do == Rest, action.Do == Adopt:
-		s.inPlace = time.Time{}
-	case s.inPlace.IsZero() && seen.Proven:
-		s.inPlace = now
+// remarksOn are what people should know of the place: also that a leaf which waits to be signed anew cannot be
+// used meanwhile.
+func (s *service) remarksOn(seen Seen, now time.Time) []Remark {
+	if s.Takeover == nil {
+		return seen.Remarks
 	}
+	why := ""
+	if there, reason := usable(seen, now); there == LeafBroken {
+		why = reason
+	} else if s.Takeover.Leaf == LeafBroken {
+		why = s.Takeover.Why
+	}
+	if why == "" {
+		return seen.Remarks
+	}
+	return append(slices.Clone(seen.Remarks), Remark{Text: "its leaf cannot be used: " + why,
+		Hint: "it is signed anew as those are that can be used; at once after: meshca adopt --continue"})
 }
 
 // newest is the observation that was made ahead of the turn, or one made now.
@@ -127,6 +141,11 @@ func (e *Engine) newest(ctx context.Context, s *service) (Seen, error) {
 // seen counts also with an error that wraps ErrNotWritable.
 func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 	o, err := e.Target.Observe(ctx, s.Service)
+	return e.judge(s, o, err)
+}
+
+// judge finds out what the store knows of what was observed.
+func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 	if err != nil && !errors.Is(err, ErrNotWritable) {
 		return Seen{}, err
 	}
@@ -153,13 +172,29 @@ func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 	return seen, err
 }
 
+// noteLate corrects the record of a leaf that lies there although it counted as never written: a write that a killed
+// process had sent may arrive when the next one has looked.
+func (e *Engine) noteLate(s *service, seen Seen) error {
+	if !seen.Recorded || s.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
+		return nil
+	}
+	news, err := e.Issuer.MarkSeen(seen.Leaf)
+	if err != nil || !news {
+		return err
+	}
+	e.Log.Warn("leaf was written after all, late: no longer counted as undelivered", "service", s.Service,
+		"serial", issuer.SerialString(seen.Leaf))
+	return e.reread(s)
+}
+
 // settle finds out whether the newest leaf was written before a crash or a lost answer. It was, where the
 // target holds it. It was not, where the target still holds what was there before, whole or nothing: then
 // nobody can have its key. Anything else proves neither, and it stays accounted for until it expires.
 func (e *Engine) settle(s *service, seen Seen) error {
 	if seen.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
 		s.Pending = nil
-		return e.deliver(s)
+		e.deliver(s)
+		return nil
 	}
 	if s.Pending != nil {
 		return nil // its key is at hand: it is written now
@@ -180,12 +215,31 @@ func (e *Engine) settle(s *service, seen Seen) error {
 	return e.reread(s)
 }
 
-// deliver records that the newest leaf is in place. Taking over ends with that.
-func (e *Engine) deliver(s *service) error {
-	if err := e.Issuer.MarkDelivered(s.Leaf); err != nil {
-		return err
+// deliver notes that the newest leaf is in place. The pass records it for all services at once; a crash before
+// that is settled at the next start, by what the target holds.
+func (e *Engine) deliver(s *service) {
+	s.arrived = true
+}
+
+// recordDelivered records which leaves have come to their places in this pass.
+func (e *Engine) recordDelivered(names []string) error {
+	var arrived []*service
+	var leaves []*issuer.Leaf
+	for _, name := range names {
+		if s := e.services[name]; s != nil && s.arrived {
+			arrived, leaves = append(arrived, s), append(leaves, s.Leaf)
+		}
 	}
-	return e.reread(s)
+	if len(arrived) == 0 {
+		return nil
+	}
+	if err := e.Issuer.MarkDelivered(leaves...); err != nil {
+		return fmt.Errorf("record what was delivered: %w", err)
+	}
+	for _, s := range arrived {
+		s.Leaf, s.arrived = s.Leaf.AsDelivered(), false
+	}
+	return nil
 }
 
 // reread takes what the store knows of the service from it anew.
@@ -198,7 +252,7 @@ func (e *Engine) reread(s *service) (err error) {
 			form, err := getForm(r, s.Service)
 			s.form = form
 			if err == nil {
-				s.Takeover, err = getTakeover(r, s.Service)
+				s.taken, err = getTakeover(r, s.Service)
 			}
 			return err
 		})
@@ -207,9 +261,10 @@ func (e *Engine) reread(s *service) (err error) {
 		return fmt.Errorf("read the records of %q: %w", s.Service, err)
 	}
 	s.Subject = e.Target.Subject(s.Service)
+	s.Takeover = s.taken
 	if s.Leaf != nil {
 		if record := s.Leaf.Record(); !record.Adopted() {
-			s.Takeover = nil // it has ended; the record of it is only history
+			s.Takeover = nil // a leaf of ours is there, or on its way
 		}
 	}
 	s.Known = s.Known || s.Takeover != nil
@@ -238,10 +293,9 @@ func (e *Engine) act(ctx context.Context, s *service, w World, action Action, se
 		return err
 	}
 	s.Resumed, s.Pending = false, nil
-	s.inPlace, s.written = now, time.Time{} // when that was by the target's clock, the next look tells
 	e.tell(s, action, seen, now)
 	if s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
-		return e.deliver(s)
+		e.deliver(s)
 	}
 	return nil
 }
@@ -269,19 +323,23 @@ func (e *Engine) issue(s *service, reason string, now time.Time) (key []byte, er
 		// The record may be there all the same: what the store says counts.
 		return nil, errors.Join(err, e.reread(s))
 	}
-	s.Leaf, s.Known, s.Fits, s.Owed, s.Takeover = leaf, true, true, false, nil
+	s.Leaf, s.Known, s.Fits, s.Owed, s.Takeover, s.arrived = leaf, true, true, false, nil, false
 	s.issued++
 	return encodeKey(signer)
 }
 
 // tell says what was done, in one line, to the log and beside the place.
 func (e *Engine) tell(s *service, action Action, seen Seen, now time.Time) {
-	if s.Takeover.first(seen) || action.Reason == ReasonTakeover {
-		e.tellTakeover(s, action)
+	switch action.Reason {
+	case ReasonTakeover:
+		e.tellTakeover(s)
+		return
+	case ReasonTrust:
+		e.Log.Info("ca.crt written anew, since the trust has changed", "service", s.Service, "epoch", e.Issuer.Authority().Epoch())
 		return
 	}
-	record := s.Leaf.Record()
 	if len(action.Deviations) == 0 {
+		record := s.Leaf.Record()
 		e.Log.Info("issued", "service", s.Service, "serial", record.Serial,
 			"expires", record.NotAfter.Format(time.RFC3339), "reason", action.Reason)
 		kind := NoticeIssued
@@ -335,7 +393,8 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 func (e *Engine) failed(s *service, err error, now time.Time) {
 	if !now.Before(s.retryAt) { // an extra look in between does not lengthen the wait
 		s.failures++
-		s.retryAt = now.Add(max(retryAfter(s.failures, s.Service), asked(err)))
+		// From now, not from the pass's beginning: what fails after a long wait would be tried again at once.
+		s.retryAt = e.now().Add(max(retryAfter(s.failures, s.Service), asked(err)))
 	}
 	if s.finding != err.Error() {
 		e.Log.Error("service not kept", "service", s.Service, "error", err, "again", s.retryAt.UTC().Format(time.RFC3339))

@@ -70,7 +70,8 @@ type ServiceStatus struct {
 	LastHeal      time.Time `json:"lastHeal,omitzero"`
 	Error         string    `json:"error,omitempty"`
 	Hint          string    `json:"hint,omitempty"`
-	WaitsFor      string    `json:"waitsFor,omitempty"` // while it is being taken over: why its leaf is not signed anew yet
+	WaitsFor      string    `json:"waitsFor,omitempty"` // while places are taken over: why its processes may refuse leaves that are signed anew
+	Behind        []string  `json:"behind,omitempty"`   // while it is being taken over: the other services whose processes may do so
 	Remarks       []Remark  `json:"remarks,omitempty"`
 }
 
@@ -118,8 +119,9 @@ func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
 		ForeignWrites: foreign, Healed: s.healed, Issued: s.issued, LastHeal: s.lastHeal,
 		Error: s.finding, Hint: s.hint, Remarks: s.remarks,
 	}
+	status.WaitsFor = s.waits
 	if s.Takeover != nil {
-		status.WaitsFor = s.waits
+		status.Behind = e.waitedFor(s)
 	}
 	switch {
 	case s.refused:
@@ -140,6 +142,16 @@ func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
 		status.Due = Due(record, e.RenewAt)
 	}
 	return status
+}
+
+// waitedFor lists the others that what is taken over waits for.
+func (e *Engine) waitedFor(than *service) (names []string) {
+	for _, name := range e.names() {
+		if s := e.services[name]; s != than && s.waits != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // readyKey is written by Ready, to find out whether the store takes writes.

@@ -2,9 +2,12 @@ package rotation
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"slices"
@@ -89,6 +92,7 @@ const (
 	ReasonLost      = "undelivered"
 	ReasonClock     = "not valid yet" // issued by a clock that was ahead
 	ReasonTakeover  = "taken over"
+	ReasonTrust     = "trust changed" // of a set that is only written anew
 )
 
 // Step decides what to do for one service. It is pure: the same state, world, observation and time give
@@ -119,35 +123,45 @@ func Step(s State, w World, seen Seen, now time.Time) (State, Action) {
 // keep decides for a service that the store knows, and that is ours to write.
 func (s State) keep(w World, seen Seen, now time.Time) (State, Action) {
 	deviations := compare(s, w, seen)
-	reason := s.dueReason(w, now)
-	if len(deviations) == 0 || s.Takeover.first(seen) && reason != "" {
-		if reason == "" {
-			return s, Action{Do: Keep}
-		}
+	reason := s.dueReason(w, seen, now)
+	asFound, again := s.asFound(seen), reason == "" && s.renewedElsewhere(w, seen, now)
+	switch {
+	case len(deviations) == 0 && !again && reason == "":
+		return s, Action{Do: Keep}
+	case len(deviations) == 0 && !again, asFound && reason != "":
 		return s, Action{Do: Issue, Reason: reason}
-	}
-	if s.Pending != nil && reason == "" {
+	case s.Pending != nil && reason == "":
 		return s, Action{Do: Put, Reason: s.Pending.Reason, Key: s.Pending.Key}
 	}
 	heals, ok, at := s.Heals.take(now)
-	s.Heals = heals
 	if !ok {
+		s.Heals = heals
 		return s, Action{Do: Wait, Until: at, Reason: "too many heals: somebody writes here again and again"}
 	}
-	if s.Takeover.first(seen) {
-		key, _ := s.key(seen)
+	if again {
+		return s, Action{Do: Adopt} // which is metered when it is done
+	}
+	s.Heals = heals
+	key, ok := s.key(seen)
+	stays := ok || s.Leaf == nil || s.waitsBroken(seen)
+	switch {
+	case asFound:
 		return s, Action{Do: Put, Reason: ReasonTakeover, Deviations: deviations, Key: key}
+	case reason == "" && stays && outdated(w, seen, deviations):
+		return s, Action{Do: Put, Reason: ReasonTrust, Deviations: deviations, Key: key}
 	}
 	s.Foreign = append(s.Foreign, now)
-	switch key, ok := s.key(seen); {
-	case reason == "" && s.Leaf == nil:
-		return s, Action{Do: Put, Reason: ReasonHeal, Deviations: deviations}
-	case reason == "" && ok:
+	if reason == "" && stays {
 		return s, Action{Do: Put, Reason: ReasonHeal, Deviations: deviations, Key: key}
-	case reason == "":
-		reason = ReasonHeal
 	}
-	return s, Action{Do: Issue, Reason: reason, Deviations: deviations}
+	return s, Action{Do: Issue, Reason: cmp.Or(reason, ReasonHeal), Deviations: deviations}
+}
+
+// outdated says whether all that is to be put right is ours: the trust bundle has changed since it was written.
+func outdated(w World, seen Seen, deviations []Deviation) bool {
+	sum := sha256.Sum256(seen.CA)
+	return seen.Proven && seen.Mark.Epoch < w.Authority.Epoch() && seen.Mark.Bundle == hex.EncodeToString(sum[:]) &&
+		!slices.ContainsFunc(deviations, func(d Deviation) bool { return d.File != CAFile && d.File != seen.MarkIn })
 }
 
 // refuse finds what is not ours to change. Where the store has a record of the service, the store decides, and
@@ -187,9 +201,9 @@ func refuse(s State, w World, seen Seen, now time.Time) (Action, bool) {
 func (s *State) accepts(token string) bool { return slices.Contains(s.Accepted, token) }
 
 // dueReason says why the leaf must be replaced now, "" where it need not.
-func (s *State) dueReason(w World, now time.Time) string {
+func (s *State) dueReason(w World, seen Seen, now time.Time) string {
 	if s.Takeover != nil {
-		return s.Takeover.dueReason(w, now)
+		return s.Takeover.dueReason(w, seen, now)
 	}
 	if !s.Fits {
 		return ReasonCatalogue
@@ -222,7 +236,7 @@ func (s *State) mark(w World) Mark {
 // that is there cannot be used and waits to be replaced, only the trust is compared.
 func compare(s State, w World, seen Seen) []Deviation {
 	var found []Deviation
-	if s.Leaf != nil {
+	if s.Leaf != nil && !s.waitsBroken(seen) {
 		if chain := s.Leaf.Chain(); !bytes.Equal(seen.Cert, chain) {
 			found = append(found, Deviation{CertFile, describe(seen.Cert, chain), describe(chain, nil)})
 		}

@@ -148,6 +148,7 @@ func inspectMark(s *storeCopy, v View, leaf *x509.Certificate) error {
 		Epoch   uint64 `json:"epoch"`
 		Bundle  string `json:"bundleSHA256"`
 		Serial  string `json:"serial"`
+		MAC     string `json:"mac"`
 	}
 	var got mark
 	decoder := json.NewDecoder(bytes.NewReader(v.File[markFile]))
@@ -156,7 +157,11 @@ func inspectMark(s *storeCopy, v View, leaf *x509.Certificate) error {
 		return fmt.Errorf("%s: %w", markFile, err)
 	}
 	sum := sha256.Sum256(v.File[caFile])
-	want := mark{s.state.Identity, v.Name, s.state.Epoch, hex.EncodeToString(sum[:]), serialOf(leaf)}
+	// Only who has the seal can make the MAC; that it is one is all that is seen here.
+	want := mark{s.state.Identity, v.Name, s.state.Epoch, hex.EncodeToString(sum[:]), serialOf(leaf), got.MAC}
+	if mac, err := hex.DecodeString(got.MAC); err != nil || len(mac) != sha256.Size {
+		return fmt.Errorf("%s has the MAC %q", markFile, got.MAC)
+	}
 	if got != want {
 		return fmt.Errorf("%s is %+v, want %+v", markFile, got, want)
 	}
