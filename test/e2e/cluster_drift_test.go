@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -137,42 +138,45 @@ func testDeleted(t *testing.T, k *kubernetes) {
 	for _, service := range services {
 		before[service] = k.secret(t, m.namespace, service)
 	}
-	set := newForeignCA(t).set(t, "pgadmin")
-	dir := t.TempDir()
-	for name, content := range set {
-		writeFile(t, dir+"/"+name, content)
+	for _, service := range []string{"helm", "plain"} {
+		k.kubectl(t, "", "-n", m.namespace, "delete", "secret", service+"-mtls-cert")
 	}
-	create := func(service string, files map[string]string) (err error) {
-		args := []string{"-n", m.namespace, "create", "secret", "generic", service + "-mtls-cert"}
-		for name, path := range files {
-			args = append(args, "--from-file="+name+"="+path)
-		}
-		if a := runCommand(t, dir, k.Kubectl, append([]string{"--kubeconfig", k.Kubeconfig}, args...)...); a.Code != 0 {
-			err = errors.New(a.Stderr)
-		}
-		return err
-	}
-	remove := func(service string) { k.kubectl(t, "", "-n", m.namespace, "delete", "secret", service+"-mtls-cert") }
-	theirs := map[string]string{certFile: certFile, keyFile: keyFile, caFile: caFile}
-
-	remove("helm")
-	remove("plain")
 	checkMadeAgain(t, m, p, before)
+	checkRaces(t, m, p, before["half"].Data[keyFile])
+	checkBundleHealed(t, m, p)
+}
+
+// checkRaces deletes Secrets and makes them again of another CA's files, as a script does, in either order of the race
+// with meshca. half gets its own key, which somebody had kept.
+func checkRaces(t *testing.T, m *clusterMesh, p *Process, key []byte) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range newForeignCA(t).set(t, "pgadmin") {
+		writeFile(t, filepath.Join(dir, name), content)
+	}
+	writeFile(t, filepath.Join(dir, "own.key"), key)
+	create := func(service, keyPath string) Answer {
+		return runCommand(t, dir, m.k.Kubectl, "--kubeconfig", m.k.Kubeconfig, "-n", m.namespace, "create", "secret", "generic",
+			service+"-mtls-cert", "--from-file="+certFile, "--from-file="+keyFile+"="+keyPath, "--from-file="+caFile)
+	}
+	remove := func(service string) {
+		m.k.kubectl(t, "", "-n", m.namespace, "delete", "secret", service+"-mtls-cert")
+	}
 
 	// meshca is first.
 	remove("race-mine")
 	p.AwaitLine("healed", "service", "race-mine")
-	if err := create("race-mine", theirs); err == nil || !strings.Contains(err.Error(), "already exists") {
-		t.Errorf("kubectl create after the healing: %v", err)
+	if a := create("race-mine", keyFile); a.Code == 0 || !strings.Contains(a.Stderr, "already exists") {
+		t.Errorf("kubectl create after the healing: %+v", a)
 	}
 	// The other one is first.
 	p.Paused(func() {
-		remove("race-theirs")
-		must(t, create("race-theirs", theirs))
-		// What somebody has kept of the old one: the key is there, and the store has the certificate.
-		writeFile(t, dir+"/own.key", before["half"].Data[keyFile])
-		remove("half")
-		must(t, create("half", map[string]string{certFile: certFile, keyFile: "own.key", caFile: caFile}))
+		for service, key := range map[string]string{"race-theirs": keyFile, "half": "own.key"} {
+			remove(service)
+			if a := create(service, key); a.Code != 0 {
+				t.Errorf("kubectl create: %+v", a)
+			}
+		}
 	})
 	m.AwaitSound(p)
 	for service, leaf := range map[string]string{"race-mine": "new", "race-theirs": "new", "half": "kept"} {
@@ -183,7 +187,6 @@ func testDeleted(t *testing.T, k *kubernetes) {
 	if line := p.AwaitLine("healed", "service", "race-theirs"); !strings.Contains(line.Get("by"), "kubectl-create") {
 		t.Errorf("made by kubectl: the line says %q", line.Get("by"))
 	}
-	checkBundleHealed(t, m, p)
 }
 
 // checkMadeAgain sees that deleted Secrets come back as they were, as far as that is kept.

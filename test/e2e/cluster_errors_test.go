@@ -35,22 +35,7 @@ func testErrors(t *testing.T, k *kubernetes) {
 	m.makeShape(t, "large", shape{how: "somebody", object: object{"data": map[string][]byte{"dump": bytes.Repeat([]byte("x"), 1<<20-1000)}}})
 
 	p := m.Start()
-	for service, words := range map[string][]string{
-		"forbidden": {"RBAC does not allow it", "give meshca's account the right to patch secrets"},
-		"missing":   {"the namespace does not exist", "make the namespace, or take the service out"},
-		"going":     {"the namespace is being deleted", "take the service out of the catalogue if its namespace is meant to go"},
-		"denied":    {"an admission policy refuses it (policy errors-denied)", "if it is meshca's own guard"},
-		"large":     {"it would be larger than an object may be", "take foreign keys out of the Secret"},
-	} {
-		text := m.awaitStatus(p, "failing "+service+": ")
-		_, text, _ = strings.Cut(text, "failing "+service+": ")
-		for i, line := range strings.SplitN(text, "\n", 3)[:2] {
-			if !strings.Contains(line, words[i]) {
-				t.Errorf("of %s the status says %q, want %q", service, line, words[i])
-			}
-		}
-		p.AwaitLine("service not kept", "service", service)
-	}
+	m.checkErrors(p)
 	k.change(t, m.namespace, "good", "stranger", data(caFile, []byte("nothing")))
 	m.AwaitSound(p, "good")
 	if code, text, err := m.get(p, "/readyz"); code != http.StatusOK {
@@ -64,6 +49,27 @@ func testErrors(t *testing.T, k *kubernetes) {
 	for _, service := range []string{"forbidden", "missing", "denied", "large"} {
 		m.AwaitState(p, service, "kept")
 		p.AwaitLine("service is kept again", "service", service)
+	}
+}
+
+// checkErrors sees each error in the status, and its way on in the line below.
+func (m *clusterMesh) checkErrors(p *Process) {
+	m.t.Helper()
+	for service, words := range map[string][]string{
+		"forbidden": {"RBAC does not allow it", "give meshca's account the right to patch secrets"},
+		"missing":   {"the namespace does not exist", "make the namespace, or take the service out"},
+		"going":     {"the namespace is being deleted", "take the service out of the catalogue if its namespace is meant to go"},
+		"denied":    {"an admission policy refuses it (policy errors-denied)", "if it is meshca's own guard"},
+		"large":     {"it would be larger than an object may be", "take foreign keys out of the Secret"},
+	} {
+		text := m.awaitStatus(p, "failing "+service+": ")
+		_, text, _ = strings.Cut(text, "failing "+service+": ")
+		for i, line := range strings.SplitN(text, "\n", 3)[:2] {
+			if !strings.Contains(line, words[i]) {
+				m.t.Errorf("of %s the status says %q, want %q", service, line, words[i])
+			}
+		}
+		p.AwaitLine("service not kept", "service", service)
 	}
 }
 

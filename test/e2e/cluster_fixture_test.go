@@ -33,7 +33,8 @@ func TestCluster(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *kubernetes){
 		"Rights": testRights, "Needs": testNeeds, "FirstStartRefused": testFirstStartRefused,
 		"Drift": testDrift, "Deleted": testDeleted, "Fight": testFight,
-		"DeletedMeanwhile": testDeletedMeanwhile, "Errors": testErrors, "Away": testAway, "Stale": testStale, "Closed": testClosed, "Stamps": testStamps, "Glass": testGlass, "Modes": testModes,
+		"DeletedMeanwhile": testDeletedMeanwhile, "Errors": testErrors, "Away": testAway, "Stale": testStale,
+		"Closed": testClosed, "Stamps": testStamps, "Glass": testGlass, "Modes": testModes,
 		"Shapes": testShapes, "Incident": testIncident,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -252,7 +253,7 @@ current-context: test
 	return path
 }
 
-// Options of a mesh in a cluster. The zero value has five services, the example's rights, and a sweep so rare that
+// clusterSettings are those of a mesh in a cluster. The zero value has five services, the example's rights, and a sweep so rare that
 // what is healed is healed because it was seen.
 type clusterSettings struct {
 	Services []string          // names; default fiveServices

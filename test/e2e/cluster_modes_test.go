@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -85,24 +86,37 @@ func testModes(t *testing.T, k *kubernetes) {
 			if text := m.awaitStatus(p); strings.Contains(text, "remark") {
 				t.Errorf("a right is missing:\n%s", text)
 			}
-			// One that came while it runs is watched as well.
-			s := m.settings
-			s.Services = append([]string{"late"}, fiveServices...)
-			k.account(t, m.namespace, s.Services, s.Edit)
-			m.Configure(s)
-			m.AwaitSound(p, s.Services...)
-			k.change(t, m.namespace, "late", "stranger", data(caFile, []byte("nothing")))
-			p.AwaitLine("healed", "service", "late")
-			m.AwaitSound(p, s.Services...)
-			// One that has gone is left alone.
-			m.Configure(m.settings)
-			p.AwaitLine("service removed from the catalogue: no longer kept, what it has stays", "service", "late", "place", m.namespace+"/late-mtls-cert")
-			if k.secret(t, m.namespace, "late") == nil {
-				t.Error("its Secret is gone")
+			if mode == "none" { // whose sweeps are frequent: they write nothing
+				before := m.versions()
+				m.AwaitSweep(p)
+				m.AwaitSweep(p)
+				if after := m.versions(); !maps.Equal(before, after) {
+					t.Errorf("sweeps write: %v → %v", before, after)
+				}
 			}
-			checkUnwatched(t, m, p)
+			checkComesAndGoes(t, m, p)
 		})
 	}
+}
+
+// checkComesAndGoes: a service that comes while the program runs is kept as the others are, and one that goes is left
+// alone.
+func checkComesAndGoes(t *testing.T, m *clusterMesh, p *Process) {
+	t.Helper()
+	s := m.settings
+	s.Services = append([]string{"late"}, fiveServices...)
+	m.k.account(t, m.namespace, s.Services, s.Edit)
+	m.Configure(s)
+	m.AwaitSound(p, s.Services...)
+	m.k.change(t, m.namespace, "late", "stranger", data(caFile, []byte("nothing")))
+	p.AwaitLine("healed", "service", "late")
+	m.AwaitSound(p, s.Services...)
+	m.Configure(m.settings)
+	p.AwaitLine("service removed from the catalogue: no longer kept, what it has stays", "service", "late", "place", m.namespace+"/late-mtls-cert")
+	if m.k.secret(t, m.namespace, "late") == nil {
+		t.Error("its Secret is gone")
+	}
+	checkUnwatched(t, m, p)
 }
 
 // checkUnwatched changes the Secret of a service that has left the catalogue, and then one that has not: when that

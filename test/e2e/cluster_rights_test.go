@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -28,7 +29,7 @@ func testRights(t *testing.T, k *kubernetes) {
 	if text := m.awaitStatus(p); strings.Contains(text, "remark") {
 		t.Errorf("something is amiss with the example's rights:\n%s", text)
 	}
-	for _, r := range refusedRequests() {
+	for _, r := range slices.Concat(refusedRequests(), moreRefusedRequests()) {
 		path := strings.ReplaceAll(r.path, "NS", m.namespace)
 		if code, answer := k.ask(t, m.account.token, r.method, path, r.contentType, r.body); code != http.StatusForbidden {
 			t.Errorf("%s: %s %s is answered %d, want 403: %s", r.what, r.method, path, code, answer)
@@ -72,12 +73,19 @@ func refusedRequests() []request {
 		{"all ConfigMaps", http.MethodGet, core + "/configmaps", "", nil},
 		{"delete its ConfigMap", http.MethodDelete, bundlePath("NS"), "", nil},
 		{"make a ConfigMap", http.MethodPatch, core + "/configmaps/another?fieldManager=meshca", applyPatch, set("ConfigMap", "another")},
+	}
+}
+
+// moreRefusedRequests are about other things than Secrets and ConfigMaps.
+func moreRefusedRequests() []request {
+	const core, json = "/api/v1/namespaces/NS", "application/json"
+	return []request{
 		{"exec in a pod", http.MethodPost, core + "/pods/any/exec?command=sh", "", nil},
 		{"logs of a pod", http.MethodGet, core + "/pods/any/log", "", nil},
 		{"read one pod", http.MethodGet, core + "/pods/any", "", nil},
 		{"delete a pod", http.MethodDelete, core + "/pods/any", "", nil},
 		{"evict a pod", http.MethodPost, core + "/pods/any/eviction", json, object{}},
-		{"make a pod", http.MethodPost, core + "/pods", json, set("Pod", "another")},
+		{"make a pod", http.MethodPost, core + "/pods", json, object{"metadata": object{"name": "another"}}},
 		{"pods of another namespace", http.MethodGet, "/api/v1/namespaces/NS-other/pods", "", nil},
 		{"patch a Deployment", http.MethodPatch, "/apis/apps/v1/namespaces/NS/deployments/envoy", mergePatch, object{}},
 		{"scale a Deployment", http.MethodPatch, "/apis/apps/v1/namespaces/NS/deployments/envoy/scale", mergePatch, object{}},

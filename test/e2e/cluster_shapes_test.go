@@ -26,9 +26,6 @@ func shapes(t *testing.T, f *foreignCA) map[string]shape {
 		"annotations": object{"meta.helm.sh/release-name": "mesh", "meta.helm.sh/release-namespace": "shapes"}}
 	own := object{"labels": object{"team": "core", "app.kubernetes.io/part-of": "mesh"}, "finalizers": []string{"example.com/keep"},
 		"annotations": object{"example.com/note": "do not lose", "reloader.stakater.com/match": "true"}}
-	with := func(kind string, metadata object, data map[string][]byte) object {
-		return object{"type": kind, "metadata": maps.Clone(metadata), "data": data}
-	}
 	set := func(service string, more ...string) map[string][]byte {
 		all := f.set(t, service)
 		for _, key := range more {
@@ -40,32 +37,37 @@ func shapes(t *testing.T, f *foreignCA) map[string]shape {
 	for key, value := range crlf {
 		crlf[key] = bytes.ReplaceAll(value, []byte("\n"), []byte("\r\n"))
 	}
-	strs := object{}
+	text := object{}
 	for key, value := range set("string-data") {
-		strs[key] = string(value)
+		text[key] = string(value)
 	}
 	big := set("big")
 	big["dump"] = bytes.Repeat([]byte("0123456789"), 90_000)
 	pair := set("tls-create")
 	delete(pair, caFile)
 	return map[string]shape{
-		"opaque-create": {"create", with(opaque, nil, set("opaque-create")), ""},
-		"tls-create":    {"create", with(tls, nil, pair), ""},
-		"opaque-apply":  {"apply", with(opaque, own, set("opaque-apply", "token")), lastApplied},
-		"tls-apply":     {"apply", with(tls, own, set("tls-apply", "token")), lastApplied},
-		"opaque-server": {"apply --server-side", with(opaque, own, set("opaque-server", "token")), ""},
-		"tls-server":    {"apply --server-side", with(tls, own, set("tls-server", "token")), ""},
-		"opaque-helm":   {"helm", with(opaque, helm, set("opaque-helm", "values.yaml")), ""},
-		"tls-helm":      {"helm", with(tls, helm, set("tls-helm")), ""},
-		"empty":         {"create", with(opaque, own, nil), ""},
-		"placeholder":   {"helm", with(opaque, helm, map[string][]byte{certFile: []byte("placeholder"), keyFile: []byte("placeholder")}), ""},
-		"tls-empty":     {"create", with(tls, own, map[string][]byte{certFile: {}, keyFile: {}}), ""},
+		"opaque-create": {"create", typed(opaque, nil, set("opaque-create")), ""},
+		"tls-create":    {"create", typed(tls, nil, pair), ""},
+		"opaque-apply":  {"apply", typed(opaque, own, set("opaque-apply", "token")), lastApplied},
+		"tls-apply":     {"apply", typed(tls, own, set("tls-apply", "token")), lastApplied},
+		"opaque-server": {"apply --server-side", typed(opaque, own, set("opaque-server", "token")), ""},
+		"tls-server":    {"apply --server-side", typed(tls, own, set("tls-server", "token")), ""},
+		"opaque-helm":   {"helm", typed(opaque, helm, set("opaque-helm", "values.yaml")), ""},
+		"tls-helm":      {"helm", typed(tls, helm, set("tls-helm")), ""},
+		"empty":         {"create", typed(opaque, own, nil), ""},
+		"placeholder":   {"helm", typed(opaque, helm, map[string][]byte{certFile: []byte("placeholder"), keyFile: []byte("placeholder")}), ""},
+		"tls-empty":     {"create", typed(tls, own, map[string][]byte{certFile: {}, keyFile: {}}), ""},
 		"null":          {"somebody", object{"type": opaque, "data": object{certFile: nil, caFile: nil}}, ""},
-		"ca-only":       {"create", with(opaque, nil, map[string][]byte{caFile: f.PEM()}), ""},
-		"string-data":   {"apply", object{"type": opaque, "stringData": strs}, lastApplied},
-		"big":           {"create", with(opaque, nil, big), ""},
-		"crlf":          {"somebody", with(tls, nil, crlf), ""},
+		"ca-only":       {"create", typed(opaque, nil, map[string][]byte{caFile: f.PEM()}), ""},
+		"string-data":   {"apply", object{"type": opaque, "stringData": text}, lastApplied},
+		"big":           {"create", typed(opaque, nil, big), ""},
+		"crlf":          {"somebody", typed(tls, nil, crlf), ""},
 	}
+}
+
+// typed is a Secret of a type.
+func typed(kind string, metadata object, data map[string][]byte) object {
+	return object{"type": kind, "metadata": maps.Clone(metadata), "data": data}
 }
 
 // testShapes takes over what people have, and what cannot be taken over is named and left alone.
