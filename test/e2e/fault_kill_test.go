@@ -51,20 +51,19 @@ func testClusterKill(t *testing.T, a *apiAccess) {
 	rounds, seed := int64(number(t, "MESHCA_KILL_ROUNDS", 25)), number(t, "MESHCA_KILL_SEED", rand.Uint64())
 	t.Logf("MESHCA_KILL_ROUNDS=%d MESHCA_KILL_SEED=%d", rounds, seed)
 	var next, kills, firsts atomic.Int64
-	t.Run("workers", func(t *testing.T) {
-		for i := range workers {
-			t.Run(fmt.Sprint(i), func(t *testing.T) {
-				t.Parallel()
-				k := &clusterKiller{t: t, api: a, rng: rand.New(rand.NewPCG(seed, uint64(i))), firsts: &firsts}
-				for round := next.Add(1) - 1; round < rounds; round = next.Add(1) - 1 {
-					began := time.Now()
-					k.round(k.c == nil || round%4 == 0)
-					t.Logf("round %d: %s, %s", round, k.did, since(began))
-				}
-				kills.Add(int64(k.kills))
-			})
+	tests := make(map[string]func(*testing.T))
+	for i := range workers {
+		tests[fmt.Sprint(i)] = func(t *testing.T) {
+			k := &clusterKiller{t: t, api: a, rng: rand.New(rand.NewPCG(seed, uint64(i))), firsts: &firsts}
+			for round := next.Add(1) - 1; round < rounds; round = next.Add(1) - 1 {
+				began := time.Now()
+				k.round(k.c == nil || round%4 == 0)
+				t.Logf("round %d: %s, %s", round, k.did, since(began))
+			}
+			kills.Add(int64(k.kills))
 		}
-	})
+	}
+	atOnce(t, tests)
 	t.Logf("%d kills in %d rounds", kills.Load(), rounds)
 }
 

@@ -16,19 +16,29 @@ import (
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	a := newAPIAccess(t)
-	t.Run("all", func(t *testing.T) {
-		for name, test := range map[string]func(*testing.T, *apiAccess){
-			"Answers": testAnswers, "Watches": testWatches, "OneSecret": testOneSecret, "Partition": testPartition,
-			"LateWrite": testLateWrite, "Kill": testClusterKill,
-			"TwoProcesses": testTwoProcesses, "OldStore": testOldStore, "Paused": testPaused, "PausedTrust": testPausedTrust,
-		} {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				test(t, a)
-			})
-		}
+	atOnce(t, map[string]func(*testing.T){
+		"Answers":      func(t *testing.T) { testAnswers(t, a) },
+		"Watches":      func(t *testing.T) { testWatches(t, a) },
+		"OneSecret":    func(t *testing.T) { testOneSecret(t, a) },
+		"Partition":    func(t *testing.T) { testPartition(t, a) },
+		"LateWrite":    func(t *testing.T) { testLateWrite(t, a) },
+		"Kill":         func(t *testing.T) { testClusterKill(t, a) },
+		"TwoProcesses": func(t *testing.T) { testTwoProcesses(t, a) },
+		"OldStore":     func(t *testing.T) { testOldStore(t, a) },
+		"Paused":       func(t *testing.T) { testPaused(t, a) },
+		"PausedTrust":  func(t *testing.T) { testPausedTrust(t, a) },
 	})
 	t.Run("Restart", func(t *testing.T) { testRestart(t, a) })
+}
+
+// atOnce runs tests that wait for most of their time all at once: t.Parallel would run one for each core.
+func atOnce(t *testing.T, tests map[string]func(*testing.T)) {
+	t.Helper()
+	var all sync.WaitGroup
+	for name, test := range tests {
+		all.Go(func() { t.Run(name, test) })
+	}
+	all.Wait()
 }
 
 // An episode is what one harm to all services cost.
@@ -92,12 +102,10 @@ func onlyFirst(n int, verb string, do func(*exchange)) func(*exchange) {
 // testAnswers: whatever the API server answers once, and whatever of it is lost, all is healed, and one lost key costs
 // one certificate.
 func testAnswers(t *testing.T, a *apiAccess) {
-	for _, harm := range []string{"ca.crt another", "tls.key another"} {
-		t.Run(harm, func(t *testing.T) {
-			t.Parallel()
-			answers(t, a, harm)
-		})
-	}
+	atOnce(t, map[string]func(*testing.T){
+		"trust": func(t *testing.T) { answers(t, a, "ca.crt another") },
+		"key":   func(t *testing.T) { answers(t, a, "tls.key another") },
+	})
 }
 
 func answers(t *testing.T, a *apiAccess, harm string) {
