@@ -71,7 +71,10 @@ func observe(secret *corev1.Secret, service string) rotation.Observation {
 	o.Version = secretVersion{uid: secret.UID, resourceVersion: secret.ResourceVersion, kind: secret.Type, cert: o.Cert, key: o.Key,
 		kept: labels, keptAnnotations: annotations, rests: o.Rests != ""}
 	if o.Mark != nil {
-		o.Deviations = marksDeviate(secret, service, o.Mark.Serial != "")
+		o.Deviations = marksDeviate(secret, service, o.Mark.Serial)
+	}
+	if o.Rests != "" { // when healing goes on this goes, also where nothing else is to be put right
+		o.Deviations = append(o.Deviations, rotation.Deviation{File: annotationGlass, Seen: o.Rests, Wanted: "absent"})
 	}
 	o.Foreign = obstacle(secret)
 	if lastAppliedHoldsKeys(secret) {
@@ -141,22 +144,28 @@ func leafMarks(notBefore, notAfter time.Time, issuer string) map[string]string {
 	return marks
 }
 
-// marksDeviate compares what the mark's MAC does not cover: the label, and what tells of the leaf.
-func marksDeviate(secret *corev1.Secret, service string, leaf bool) (found []rotation.Deviation) {
+// marksDeviate compares what the mark's MAC does not cover: the label, and what tells of the leaf. The latter only
+// beside the leaf that the mark names: what it should be beside another is not to be seen here.
+func marksDeviate(secret *corev1.Secret, service, serial string) (found []rotation.Deviation) {
 	differ := func(name, seen, wanted string) {
 		if seen != wanted {
 			found = append(found, rotation.Deviation{File: name, Seen: cmp.Or(clean(seen), "absent"), Wanted: cmp.Or(wanted, "absent")})
 		}
 	}
 	differ(labelService, secret.Labels[labelService], service)
-	want := map[string]string{}
-	if block, _ := pem.Decode(secret.Data[rotation.CertFile]); leaf && block != nil {
-		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
-			want = leafMarks(cert.NotBefore, cert.NotAfter, cert.Issuer.CommonName)
+	of := map[string]string{} // what tells of the leaf that is there
+	if block, _ := pem.Decode(secret.Data[rotation.CertFile]); block != nil {
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil && (serial == "" || cert.SerialNumber.Text(16) == serial) {
+			of = leafMarks(cert.NotBefore, cert.NotAfter, cert.Issuer.CommonName)
 		}
 	}
 	for _, name := range []string{annotationNotBefore, annotationNotAfter, annotationIssuer} {
-		differ(name, secret.Annotations[name], want[name])
+		switch seen := secret.Annotations[name]; {
+		case serial == "" && seen != of[name]: // a mark that names no leaf goes without; one whose serial was removed has them still
+			differ(name, seen, "")
+		case serial != "" && len(of) > 0:
+			differ(name, seen, of[name])
+		}
 	}
 	return found
 }
@@ -250,7 +259,7 @@ type fields struct {
 }
 
 func fieldsOf(f metav1.ManagedFieldsEntry) (set fields, ok bool) {
-	return set, f.FieldsV1 != nil && json.Unmarshal(f.FieldsV1.Raw, &set) == nil
+	return set, f.FieldsV1 != nil && json.Unmarshal(f.FieldsV1.GetRawBytes(), &set) == nil
 }
 
 // held are the labels and annotations that are not ours by name, and that our field manager holds since it made

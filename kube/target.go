@@ -31,8 +31,9 @@ type Target struct {
 
 	mu       sync.Mutex
 	services map[string]Service
-	versions map[string]string // by service, or by the bundle's path: the resourceVersion of what was read or written last, "" of none
-	uids     map[string]string // of the Secrets, for Events
+	former   map[string]Service // those of the catalogue before, to name the place of one that has left
+	versions map[string]string  // by service, or by the bundle's path: the resourceVersion of what was read or written last, "" of none
+	uids     map[string]string  // of the Secrets, for Events
 }
 
 // New makes a target without services.
@@ -47,6 +48,7 @@ func (t *Target) SetCatalogue(services []Service) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.services
+	t.former = before
 	t.services = make(map[string]Service, len(services))
 	for _, s := range services {
 		t.services[s.Name] = s
@@ -81,9 +83,11 @@ func (t *Target) known(service, version string) bool {
 
 // Place implements [rotation.Target]: namespace and name of the Secret, as people write it.
 func (t *Target) Place(service string) string {
-	s := t.service(service)
-	if s.Secret == "" {
-		return "the Secret of " + service // it has left the catalogue
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s, kept := t.services[service]
+	if !kept {
+		s = t.former[service]
 	}
 	return s.Namespace + "/" + s.Secret
 }

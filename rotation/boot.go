@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/meshca/meshca/ca"
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/store"
@@ -32,6 +34,38 @@ type Boot struct {
 	// Accept does so only where one was lost.
 	Accept  bool
 	Confirm func(breaks []string) error
+
+	// Looks is what the places held when the CA was founded; nil where it was there already. The engine's start
+	// decides on the same.
+	Looks Looks
+}
+
+// Looks are observations of places, by service.
+type Looks map[string]look
+
+// look is an observation, or why there is none.
+type look struct {
+	Observation
+	err error
+}
+
+// lookAt observes places, a few at once.
+func lookAt(ctx context.Context, target Target, services []string) Looks {
+	all := make([]look, len(services))
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for i, service := range services {
+		group.Go(func() error { // ends with lookAt
+			all[i].Observation, all[i].err = target.Observe(ctx, service)
+			return nil
+		})
+	}
+	_ = group.Wait() // no error is returned above
+	looks := make(Looks, len(services))
+	for i, service := range services {
+		looks[service] = all[i]
+	}
+	return looks
 }
 
 // A LostError says that the store, or its seal, is not where it should be.
@@ -118,8 +152,9 @@ func (b *Boot) mayFound(ctx context.Context) (claims map[string]*Mark, err error
 	if remembered != "" {
 		traces = append(traces, fmt.Sprintf("seal %s belongs to store %s", b.SealPath, remembered))
 	}
+	b.Looks = lookAt(ctx, b.Target, b.Services)
 	for _, service := range b.Services {
-		o, err := b.Target.Observe(ctx, service)
+		o, err := b.Looks[service].Observation, b.Looks[service].err
 		if err != nil && !errors.Is(err, ErrNotWritable) {
 			return nil, fmt.Errorf("no CA is founded while it is not known what is there: %w", err)
 		}

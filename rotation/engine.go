@@ -33,6 +33,9 @@ type Config struct {
 	HoldDown time.Duration    // how long after a write a new process may still be given the old files
 	Now      func() time.Time // the wall clock
 	Log      *slog.Logger
+	// Looks is what a boot has seen just now of the places: Start does not look at them again. Where one has
+	// changed since, its write fails and it is observed anew.
+	Looks Looks
 	// Accept, where set, is shown what breaks where places would be refused at the start, and lets them be
 	// written over unless it returns an error.
 	Accept func(breaks []string) error
@@ -171,7 +174,12 @@ func (e *Engine) Start(ctx context.Context) error {
 // admit looks at every place before the first is written. What no meshca wrote is taken over; what another
 // store wrote, or a newer state of this one, is a reason to stand still for all.
 func (e *Engine) admit(ctx context.Context, now time.Time) error {
-	e.look(ctx, e.names())
+	looks := e.Looks
+	e.Looks = nil
+	if looks == nil {
+		looks = lookAt(ctx, e.Target, e.names())
+	}
+	e.take(looks)
 	refused := &RefusedError{}
 	w := e.world(now)
 	for _, name := range e.names() {
@@ -189,21 +197,21 @@ func (e *Engine) admit(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// look observes places, a few at once, for the turns that follow. A place that cannot be observed is left to
-// its turn, which says so.
-func (e *Engine) look(ctx context.Context, names []string) {
-	var group errgroup.Group
-	group.SetLimit(parallel)
-	for _, name := range names {
+// look observes places for the turns that follow.
+func (e *Engine) look(ctx context.Context, names []string) { e.take(lookAt(ctx, e.Target, names)) }
+
+// take keeps observations for the turns that follow. A place that cannot be observed is left to its turn, which
+// says so.
+func (e *Engine) take(looks Looks) {
+	for name, l := range looks {
 		s := e.services[name]
-		group.Go(func() error { // ends with look; owns s until then
-			if seen, err := e.observe(ctx, s); err == nil || errors.Is(err, ErrNotWritable) {
-				s.ahead = &looked{seen, err}
-			}
-			return nil
-		})
+		if s == nil {
+			continue
+		}
+		if seen, err := e.judge(s, l.Observation, l.err); err == nil || errors.Is(err, ErrNotWritable) {
+			s.ahead = &looked{seen, err}
+		}
 	}
-	_ = group.Wait() // no error is returned above
 }
 
 // Run keeps the services until ctx ends. It returns nil then; what was begun is finished first.

@@ -133,6 +133,7 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 	switch holds := seen.trusts(e.Issuer.Authority().Root().Certificate); {
 	case holds && seen.Proven && next.InPlace.IsZero():
 		next.InPlace, next.Written = now.UTC(), seen.Written.UTC()
+		e.changedAgain("") // the pass that follows says what is waited for
 	case holds && seen.Proven && next.Written.IsZero() && !seen.Written.IsZero():
 		next.Written = seen.Written.UTC()
 	case !holds && !next.InPlace.IsZero():

@@ -147,6 +147,11 @@ func (e *Engine) newest(ctx context.Context, s *service) (Seen, error) {
 // seen counts also with an error that wraps ErrNotWritable.
 func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 	o, err := e.Target.Observe(ctx, s.Service)
+	return e.judge(s, o, err)
+}
+
+// judge finds out what the store knows of what was observed.
+func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 	if err != nil && !errors.Is(err, ErrNotWritable) {
 		return Seen{}, err
 	}

@@ -163,6 +163,7 @@ type server struct {
 	log     *slog.Logger
 	store   store.Store
 	target  *target
+	looks   rotation.Looks // what the boot saw
 	size    func() int64
 	engine  *rotation.Engine
 	metrics net.Listener
@@ -200,6 +201,7 @@ func (s *server) build(cmd *cobra.Command, o serveOptions) error {
 		Now:      time.Now,
 		Log:      s.log,
 		Accept:   s.acceptance(cmd, o),
+		Looks:    s.looks,
 	})
 	return nil
 }
@@ -260,6 +262,7 @@ func (s *server) boot(cmd *cobra.Command, o serveOptions, target rotation.Target
 	}
 	var authority *ca.Authority
 	s.store, authority, err = boot.Run(cmd.Context())
+	s.looks = boot.Looks
 	return authority, err
 }
 

@@ -32,7 +32,9 @@ func TestCluster(t *testing.T) {
 	k := newKubernetes(t)
 	for name, test := range map[string]func(*testing.T, *kubernetes){
 		"Rights": testRights, "Needs": testNeeds, "FirstStartRefused": testFirstStartRefused,
-		"Drift": testDrift,
+		"Drift": testDrift, "Deleted": testDeleted, "Fight": testFight,
+		"DeletedMeanwhile": testDeletedMeanwhile, "Errors": testErrors, "Away": testAway, "Stale": testStale, "Closed": testClosed, "Stamps": testStamps, "Glass": testGlass, "Modes": testModes,
+		"Shapes": testShapes, "Incident": testIncident,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -462,24 +464,35 @@ func trusts(v View, namespace string) error {
 	if err != nil {
 		return err
 	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(v.File[caFile]) {
-		return fmt.Errorf("%s: ca.crt holds no certificate", v.Name)
-	}
-	for _, der := range pair.Certificate[1:] {
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			return err
-		}
-		intermediates.AddCert(cert)
-	}
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
-		if _, err := pair.Leaf.Verify(x509.VerifyOptions{DNSName: v.Name + "." + namespace + ".svc", Roots: roots, Intermediates: intermediates,
-			KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+		o := v.verifyOptions()
+		o.DNSName, o.KeyUsages = v.Name+"."+namespace+".svc", []x509.ExtKeyUsage{usage}
+		if _, err := pair.Leaf.Verify(o); err != nil {
 			return fmt.Errorf("%s: %w", v.Name, err)
 		}
 	}
 	return nil
+}
+
+// firstOf is the first certificate of a PEM file.
+func firstOf(file []byte) *x509.Certificate {
+	block, _ := pem.Decode(file)
+	if block == nil {
+		return &x509.Certificate{}
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return &x509.Certificate{}
+	}
+	return cert
+}
+
+// verifyOptions are those with which whoever has the view's ca.crt checks the view's leaf.
+func (v View) verifyOptions() x509.VerifyOptions {
+	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool()}
+	o.Roots.AppendCertsFromPEM(v.File[caFile])
+	o.Intermediates.AppendCertsFromPEM(v.File[certFile])
+	return o
 }
 
 // AwaitSound waits until the Secrets of the services, or of all, are sound.

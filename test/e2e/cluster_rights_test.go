@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -107,6 +108,13 @@ type right struct {
 	resource, verb string
 	before         func(t *testing.T, m *clusterMesh) // what the right is needed for
 	says           []string                           // in the status
+	service        string                             // the one whose Secret it is about; "" is envoy
+}
+
+// forService is the right to the Secret of another service.
+func (n right) forService(service string) right {
+	n.service = service
+	return n
 }
 
 // rights are all rights of the example. Those to Secrets are taken away for envoy's alone.
@@ -121,21 +129,21 @@ func rights() []right {
 	const refused, hint = "RBAC does not allow it", "give meshca's account the right to "
 	const envoy, bundle, sweep = `secrets "envoy-mtls-cert" in namespace`, `configmaps "meshca-ca" in namespace`, "noticed in the sweep alone: "
 	return []right{
-		{"secrets", "get", nil, []string{"failing envoy", refused, "hint: " + hint + "get " + envoy}},
-		{"secrets", "watch", nil, []string{"remark envoy", sweep + "watch " + envoy, refused, "hint: " + hint + "watch " + envoy}},
-		{"secrets", "patch", disturb, []string{"failing envoy", refused, "hint: " + hint + "patch " + envoy}},
+		{"secrets", "get", nil, []string{"failing envoy", refused, "hint: " + hint + "get " + envoy}, ""},
+		{"secrets", "watch", nil, []string{"remark envoy", sweep + "watch " + envoy, refused, "hint: " + hint + "watch " + envoy}, ""},
+		{"secrets", "patch", disturb, []string{"failing envoy", refused, "hint: " + hint + "patch " + envoy}, ""},
 		{"secrets", "create", remove(func(ns string) string { return secretPath(ns, "envoy") }),
-			[]string{"failing envoy", refused, "hint: " + hint + "create " + envoy}},
-		{"configmaps", "get", nil, []string{"last sweep: get " + bundle, refused, hint + "get " + bundle}},
-		{"configmaps", "watch", nil, []string{"remark envoy", sweep + "watch " + bundle, refused, "hint: " + hint + "watch " + bundle}},
+			[]string{"failing envoy", refused, "hint: " + hint + "create " + envoy}, ""},
+		{"configmaps", "get", nil, []string{"last sweep: get " + bundle, refused, hint + "get " + bundle}, ""},
+		{"configmaps", "watch", nil, []string{"remark envoy", sweep + "watch " + bundle, refused, "hint: " + hint + "watch " + bundle}, ""},
 		{"configmaps", "patch", func(t *testing.T, m *clusterMesh) {
 			m.k.do(t, http.MethodPatch, bundlePath(m.namespace), object{"data": object{caFile: "nothing"}})
-		}, []string{"last sweep: patch " + bundle, refused, hint + "patch " + bundle}},
-		{"configmaps", "create", remove(bundlePath), []string{"last sweep: create " + bundle, refused, hint + "create " + bundle}},
-		{"pods", "list", nil, []string{"taking over foreign", "it is not known who reads it: list pods", refused, hint + "list pods"}},
-		{"deployments", "get", disturb, []string{"remark envoy", `get deployments "envoy" in namespace`, refused, "hint: " + hint + "get deployments"}},
-		{"events", "create", disturb, []string{"remark envoy", "create events in namespace", refused, "hint: " + hint + "create events"}},
-		{"events", "patch", disturb, []string{"remark envoy", "patch events in namespace", refused, "hint: " + hint + "patch events"}},
+		}, []string{"last sweep: patch " + bundle, refused, hint + "patch " + bundle}, ""},
+		{"configmaps", "create", remove(bundlePath), []string{"last sweep: create " + bundle, refused, hint + "create " + bundle}, ""},
+		{"pods", "list", nil, []string{"taking over foreign", "it is not known who reads it: list pods", refused, hint + "list pods"}, ""},
+		{"deployments", "get", disturb, []string{"remark envoy", `get deployments "envoy" in namespace`, refused, "hint: " + hint + "get deployments"}, ""},
+		{"events", "create", disturb, []string{"remark envoy", "create events in namespace", refused, "hint: " + hint + "create events"}, ""},
+		{"events", "patch", disturb, []string{"remark envoy", "patch events in namespace", refused, "hint: " + hint + "patch events"}, ""},
 	}
 }
 
@@ -228,8 +236,9 @@ func (n right) takeFrom(t *testing.T, rbac string) string {
 				lines[j] = "  verbs: [" + rest + "]"
 				return strings.Join(lines, "\n")
 			}
-			lines[j-1] = strings.Replace(lines[j-1], "envoy-mtls-cert, ", "", 1)
-			lines[j] += "\n- {apiGroups: [\"\"], resources: [secrets], resourceNames: [envoy-mtls-cert], verbs: [" + rest + "]}"
+			name := cmp.Or(n.service, "envoy") + "-mtls-cert"
+			lines[j-1] = strings.Replace(lines[j-1], name+", ", "", 1)
+			lines[j] += "\n- {apiGroups: [\"\"], resources: [secrets], resourceNames: [" + name + "], verbs: [" + rest + "]}"
 			return strings.Join(lines, "\n")
 		}
 	}
