@@ -306,10 +306,11 @@ func (e *Engine) act(ctx context.Context, s *service, w World, action Action, se
 	return nil
 }
 
-// usages are what the service's leaf must be good for. Of another CA's leaf that is its own affair.
+// usages are what the service's leaf must be good for with its own ca.crt. Who accepts another CA's leaf is the
+// audit's matter: the service itself may never have.
 func (s *State) usages() []x509.ExtKeyUsage {
 	if record := s.Leaf.Record(); record.Adopted() {
-		return []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
+		return nil
 	}
 	return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 }
