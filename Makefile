@@ -5,7 +5,7 @@
 EXAMPLE := examples/local
 GO      ?= go
 
-.PHONY: help build run run-clean test race kill kill-cluster faults-cluster bench fuzz generate cluster-up cluster-down
+.PHONY: help build run run-clean test race kill kill-cluster faults-cluster bench bench-cluster fuzz generate cluster-up cluster-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -39,9 +39,13 @@ faults-cluster: ## cut it off from a real API server for 10 minutes; stop it 20 
 bench: ## measure against the floors, interleaved, and print docs/performance.md's table
 	@$(GO) run ./test/bench
 
+bench-cluster: ## measure Secrets against bare client-go loops, and memory beside 20,000 foreign Secrets
+	@$(GO) run ./test/bench/kube
+
 fuzz: ## fuzz each parser of outside bytes for a minute
 	@$(GO) test -run xxx -fuzz FuzzParse$$ -fuzztime 60s ./config
 	@$(GO) test -run xxx -fuzz FuzzParseSchedule -fuzztime 60s ./config
+	@$(GO) test -run xxx -fuzz FuzzObjectName -fuzztime 60s ./config
 	@$(GO) test -run xxx -fuzz FuzzCheck -fuzztime 60s -fuzzminimizetime 10x ./verify
 	@$(GO) test -run xxx -fuzz FuzzParseMark -fuzztime 60s ./localdir
 
