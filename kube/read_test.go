@@ -107,7 +107,7 @@ func testOlder(t *testing.T, m *meshCluster) {
 		return len(read().Older) > 0
 	})
 	got := read().Older
-	if len(got) != 1 || got[0].Pod != "envoy-0" || got[0].Secret != "envoy-mtls-cert" || got[0].Fixed || !got[0].Created.Before(got[0].Changed) {
+	if len(got) != 1 || got[0].Pod != "envoy-0" || got[0].Secret != "envoy-mtls-cert" || got[0].Fixed || got[0].Created.After(got[0].Changed) {
 		t.Errorf("older: %+v", got)
 	}
 }

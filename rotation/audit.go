@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -51,12 +50,15 @@ func newAudit(parties []*party, ours []*x509.Certificate, known []ca.Anchor, bli
 	for _, anchor := range known {
 		a.needs[string(anchor.Certificate.Raw)] = &needed{Anchor: anchor, fixed: len(anchor.Only) > 0}
 	}
+	times := a.beginnings()
 	for _, held := range a.distinct() {
 		for _, p := range parties {
 			for _, chain := range p.chains {
-				end := a.follow(p.service, chain, held, later(now, chain[0].NotBefore))
-				leaf := string(chain[0].Raw)
-				a.until[leaf] = later(a.until[leaf], end)
+				for _, at := range times {
+					end := a.follow(p.service, chain, held, at)
+					leaf := string(chain[0].Raw)
+					a.until[leaf] = later(a.until[leaf], end)
+				}
 			}
 		}
 	}
@@ -64,6 +66,53 @@ func newAudit(parties []*party, ours []*x509.Certificate, known []ca.Anchor, bli
 		a.keepAll()
 	}
 	return a
+}
+
+// beginnings are now, and when certificates become valid that are not yet: what is accepted only then counts too.
+func (a *audit) beginnings() []time.Time {
+	times := []time.Time{a.now}
+	add := func(certs []*x509.Certificate) {
+		for _, c := range certs {
+			if c.NotBefore.After(a.now) {
+				times = append(times, c.NotBefore)
+			}
+		}
+	}
+	for _, p := range a.parties {
+		add(p.held)
+		for _, chain := range p.chains {
+			add(chain)
+		}
+	}
+	return firsts(times)
+}
+
+// turns are the instants from which on others may be accepted than before: now, the beginnings, and when an anchor
+// has expired: it may stand before another of its name.
+func (a *audit) turns() []time.Time {
+	times, last := a.beginnings(), a.now
+	for _, p := range a.parties {
+		for _, chain := range p.chains {
+			last = later(last, chain[0].NotAfter)
+		}
+	}
+	for _, p := range a.parties {
+		for _, c := range p.held {
+			if end := c.NotAfter.Add(time.Second); end.After(a.now) && !end.After(last) {
+				times = append(times, end)
+			}
+		}
+	}
+	return firsts(times)
+}
+
+// maxTurns bounds the instants that are looked at, the soonest.
+const maxTurns = 8
+
+func firsts(times []time.Time) []time.Time {
+	slices.SortFunc(times, time.Time.Compare)
+	times = slices.CompactFunc(times, time.Time.Equal)
+	return times[:min(len(times), maxTurns)]
 }
 
 // distinct lists the contents of ca.crt that differ. A mesh has few.
@@ -140,11 +189,11 @@ func (a *audit) need(c *x509.Certificate, service string) {
 	}
 }
 
-// keepAll notes all that is held and valid as needed.
+// keepAll notes all that is held and has not expired as needed.
 func (a *audit) keepAll() {
 	for _, p := range a.parties {
 		for _, c := range p.held {
-			if !p.fixed && !a.now.Before(c.NotBefore) && !a.now.After(c.NotAfter) {
+			if !p.fixed && !a.now.After(c.NotAfter) {
 				a.need(c, "")
 			}
 		}
@@ -185,7 +234,9 @@ func (a *audit) place(apart func(*needed) bool) (list []ca.Anchor) {
 		n := a.needs[key]
 		anchor := n.Anchor
 		if n.fixed || len(n.Services) == 0 || apart(n) {
-			anchor.Only, anchor.Order = a.holders(n)
+			if anchor.Only, anchor.Order = a.holders(n); len(anchor.Only) == 0 {
+				continue // only places hold it that are not ours to write
+			}
 		}
 		anchor.Services = slices.Sorted(slices.Values(anchor.Services))
 		list = append(list, anchor)
@@ -193,42 +244,40 @@ func (a *audit) place(apart func(*needed) bool) (list []ca.Anchor) {
 	return list
 }
 
-// holders are the services that keep an anchor which is not for all: those that have it, where it stands now, and
-// behind all others those whose own leaf chains to it.
+// holders are the services that keep an anchor which is not for all: those that have it, where it stands now.
 func (a *audit) holders(n *needed) (only []string, order map[string]int) {
 	order = maps.Clone(n.Order)
 	if order == nil {
 		order = make(map[string]int)
 	}
 	for _, p := range a.parties {
-		at := slices.IndexFunc(p.held, n.Certificate.Equal)
-		if at < 0 && slices.Contains(n.Services, p.service) {
-			at = math.MaxInt32
-		}
-		if at >= 0 && !p.fixed {
+		if at := slices.IndexFunc(p.held, n.Certificate.Equal); at >= 0 && !p.fixed {
 			order[p.service] = at
 		}
 	}
 	return slices.Sorted(maps.Keys(order)), order
 }
 
-// worse says whether anybody would refuse what it accepts now, had every ca.crt that is ours to write the
-// anchors of the list.
+// worse says whether anybody would refuse what it accepts now, or would have accepted later, had every ca.crt that
+// is ours to write the anchors of the list.
 func (a *audit) worse(list []ca.Anchor) bool {
-	done := make(map[string]bool)
+	done, times := make(map[string]bool), a.turns()
 	for _, p := range a.parties {
 		after := ca.Trusted(a.ours, list, p.service)
 		id := identity(p.held) + "\n" + identity(after)
-		if p.fixed || done[id] {
-			continue
+		if !p.fixed && !done[id] && a.refusesMore(verify.NewTrust(p.held), verify.NewTrust(after), times) {
+			return true
 		}
 		done[id] = true
-		old, next := verify.NewTrust(p.held), verify.NewTrust(after)
-		for _, q := range a.parties {
-			for _, chain := range q.chains {
-				at := later(a.now, chain[0].NotBefore)
-				had := old.Accepts(chain, at)
-				if had != 0 && had.Except(next.Accepts(chain, at)) != 0 {
+	}
+	return false
+}
+
+func (a *audit) refusesMore(old, next *verify.Trust, times []time.Time) bool {
+	for _, q := range a.parties {
+		for _, chain := range q.chains {
+			for _, at := range times {
+				if had := old.Accepts(chain, at); had != 0 && had.Except(next.Accepts(chain, at)) != 0 {
 					return true
 				}
 			}

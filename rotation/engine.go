@@ -74,17 +74,18 @@ type command struct {
 // goroutine that works on it.
 type service struct {
 	State
-	failures int
-	retryAt  time.Time // after a failure, or when heals are metered: not before
-	finding  string    // what stands in the way, "" if nothing does
-	hint     string
-	refused  bool
-	unseen   bool // the newest look at the target failed
-	unread   bool // its records could not be read yet
-	newer    bool // its place is another store's, or newer than the store
-	arrived  bool // its newest leaf is in place, and that is not recorded yet
-	rests    bool // an operator wants it left alone
-	remarks  []Remark
+	failures  int
+	retryAt   time.Time // after a failure, or when heals are metered: not before
+	finding   string    // what stands in the way, "" if nothing does
+	hint      string
+	refused   bool
+	unseen    bool // the newest look at the target failed
+	unread    bool // its records could not be read yet
+	throttled bool // the target has asked to come later
+	newer     bool // its place is another store's, or newer than the store
+	arrived   bool // its newest leaf is in place, and that is not recorded yet
+	rests     bool // an operator wants it left alone
+	remarks   []Remark
 
 	ahead    *looked   // an observation that its turn in this pass uses
 	seen     *Seen     // the newest look at the place in this process's life

@@ -61,8 +61,9 @@ func (e *Engine) mayRefuse(s *service) string {
 	case s.seen.trusts(authority.Root().Certificate):
 		return ""
 	}
+	signedAnew := func(name string) bool { return e.services[name] != nil && e.services[name].Takeover != nil }
 	for _, anchor := range authority.Anchors() {
-		if s.seen.trusts(anchor.Certificate) {
+		if s.seen.trusts(anchor.Certificate) && slices.ContainsFunc(anchor.Services, signedAnew) {
 			return "its place is left alone, and its " + CAFile + " does not hold our root: its processes would refuse leaves that are signed anew"
 		}
 	}

@@ -143,3 +143,39 @@ func TestPublishAgain(t *testing.T) {
 		}
 	})
 }
+
+// patient is an error that asks to come later.
+type patient struct{ wait time.Duration }
+
+func (p patient) Error() string       { return "come later" }
+func (p patient) Wait() time.Duration { return p.wait }
+
+// TestComesLater: a target that asks to be left alone is, by the sweep too.
+func TestComesLater(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.sweep = 10 * time.Second
+		var asked atomic.Int64
+		var patience atomic.Bool
+		w.target.Unreachable = func(service string) error {
+			if service != "pgadmin" || !patience.Load() {
+				return nil
+			}
+			if at := asked.Swap(time.Now().UnixNano()); at != 0 && time.Since(time.Unix(0, at)) < time.Minute {
+				t.Errorf("it was asked again after %s", time.Since(time.Unix(0, at)))
+			}
+			return patient{time.Minute}
+		}
+		stop := w.run(t)
+		defer stop()
+		patience.Store(true)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if asked.Load() == 0 {
+			t.Error("it was never asked: the test shows nothing")
+		}
+		patience.Store(false)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		w.check(t)
+	})
+}

@@ -20,7 +20,7 @@ func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) 
 	}
 	// What could not be read is looked at whenever there is a reason to look: that costs nothing. What
 	// could not be issued or written waits its time, also where its own attempts are the reason to look.
-	if now.Before(s.retryAt) && now.Add(retryLast).After(s.retryAt) && !s.unseen {
+	if s.backsOff(now) {
 		return
 	}
 	if s.unread {
@@ -41,6 +41,12 @@ func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) 
 			return
 		}
 	}
+}
+
+// backsOff says whether the service is left alone for now. A look at what could not be seen costs nothing, unless the
+// target has asked to come later.
+func (s *service) backsOff(now time.Time) bool {
+	return now.Before(s.retryAt) && now.Add(retryLast).After(s.retryAt) && (!s.unseen || s.throttled)
 }
 
 // maxTries is how often a turn begins anew because the place changed in the middle of it.
@@ -300,10 +306,11 @@ func (e *Engine) act(ctx context.Context, s *service, w World, action Action, se
 	return nil
 }
 
-// usages are what the service's leaf must be good for. Of another CA's leaf that is its own affair.
+// usages are what the service's leaf must be good for with its own ca.crt. Who accepts another CA's leaf is the
+// audit's matter: the service itself may never have.
 func (s *State) usages() []x509.ExtKeyUsage {
 	if record := s.Leaf.Record(); record.Adopted() {
-		return []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
+		return nil
 	}
 	return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 }
@@ -391,11 +398,14 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 
 // failed keeps an error for the status and tries again later. The same error is logged once.
 func (e *Engine) failed(s *service, err error, now time.Time) {
-	if !now.Before(s.retryAt) { // an extra look in between does not lengthen the wait
+	// From now, not from the pass's beginning: what fails after a long wait would be tried again at once.
+	failed, wait := e.now(), asked(err)
+	s.throttled = wait > 0
+	if !now.Before(s.retryAt) { // an extra look in between does not lengthen the wait, unless it is asked to
 		s.failures++
-		// From now, not from the pass's beginning: what fails after a long wait would be tried again at once.
-		s.retryAt = e.now().Add(max(retryAfter(s.failures, s.Service), asked(err)))
+		wait = max(wait, retryAfter(s.failures, s.Service))
 	}
+	s.retryAt = later(s.retryAt, failed.Add(wait))
 	if s.finding != err.Error() {
 		e.Log.Error("service not kept", "service", s.Service, "error", err, "again", s.retryAt.UTC().Format(time.RFC3339))
 	}
@@ -437,4 +447,5 @@ func (e *Engine) settled(s *service) {
 		e.Log.Info("service is kept again", "service", s.Service)
 	}
 	s.finding, s.hint, s.refused, s.failures, s.retryAt = "", "", false, 0, time.Time{}
+	s.throttled = false
 }

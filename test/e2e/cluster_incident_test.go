@@ -196,5 +196,5 @@ func testDeletedMeanwhile(t *testing.T, k *kubernetes) {
 	for _, service := range []string{"usable", "broken"} {
 		k.do(t, http.MethodDelete, secretPath(m.namespace, service), nil)
 	}
-	m.AwaitSound(p, "usable", "broken") // there is no leaf left that could be kept
+	m.AwaitSound(p, "usable", "broken") // nothing of another CA is left to be put back
 }

@@ -125,7 +125,10 @@ func testLeft(t *testing.T, k *kubernetes) {
 	f.makeSecret(t, m, "envoy")
 	p := m.Start()
 	m.checkLeft(p, left, before)
-	m.awaitStatus(p, "taking over envoy: waits for", "its processes would refuse leaves that are signed anew")
+	m.awaitStatus(p, "refused immutable: ", "others wait for it: ", "its processes would refuse leaves that are signed anew")
+	if s, _ := m.Status(); s.Of("envoy").State != "taking over" {
+		t.Errorf("envoy is %+v", s.Of("envoy"))
+	}
 	for service := range left {
 		k.do(t, http.MethodDelete, secretPath(m.namespace, service), nil)
 	}
