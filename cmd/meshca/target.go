@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/kube"
@@ -28,6 +29,7 @@ func newTarget(cfg *config.Config, kubeconfig string, log *slog.Logger) (*target
 	if d := cfg.Target.Directory; d != nil {
 		return &target{Target: localdir.New(d.Path, time.Now), what: "folders " + d.Path}, nil
 	}
+	klog.SetSlogLogger(log) // client-go's own words join ours
 	client, err := kube.Connect(kube.Options{Kubeconfig: kubeconfig})
 	if err != nil {
 		return nil, err

@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,7 +25,7 @@ func testLateWrite(t *testing.T, a *apiAccess) {
 	v := newClusterVandal(t, c, w, 1)
 	service := c.Services[0]
 	k := &clusterKiller{t: t, c: c, w: w, v: v}
-	reached := k.arm(1, "late", func(x *exchange) bool { return x.Verb == "patch" && x.Resource == "secrets" })
+	reached := k.arm(1, delayed, func(x *exchange) bool { return x.Verb == "patch" && x.Resource == "secrets" })
 	secretHarms["tls.key another"](v, service)
 	p.Await("the write is on its way", reached.look)
 	p.Kill()
@@ -50,21 +54,61 @@ func testClusterKill(t *testing.T, a *apiAccess) {
 	const workers = 3
 	rounds, seed := int64(number(t, "MESHCA_KILL_ROUNDS", 25)), number(t, "MESHCA_KILL_SEED", rand.Uint64())
 	t.Logf("MESHCA_KILL_ROUNDS=%d MESHCA_KILL_SEED=%d", rounds, seed)
-	var next, kills, firsts atomic.Int64
+	var next, firsts atomic.Int64
+	sum := &killSum{kinds: make(map[string]int)}
 	tests := make(map[string]func(*testing.T))
 	for i := range workers {
 		tests[fmt.Sprint(i)] = func(t *testing.T) {
-			k := &clusterKiller{t: t, api: a, rng: rand.New(rand.NewPCG(seed, uint64(i))), firsts: &firsts}
+			k := &clusterKiller{t: t, api: a, rng: rand.New(rand.NewPCG(seed, uint64(i))), firsts: &firsts, sum: sum}
 			for round := next.Add(1) - 1; round < rounds; round = next.Add(1) - 1 {
 				began := time.Now()
 				k.round(k.c == nil || round%4 == 0)
 				t.Logf("round %d: %s, %s", round, k.did, since(began))
 			}
-			kills.Add(int64(k.kills))
+			k.leave()
 		}
 	}
 	atOnce(t, tests)
-	t.Logf("%d kills in %d rounds", kills.Load(), rounds)
+	t.Logf("%d rounds: %s", rounds, sum)
+}
+
+// A killSum is what a run has done, for people.
+type killSum struct {
+	mu                                  sync.Mutex
+	kinds                               map[string]int // kills
+	seen, foreign, records, undelivered int
+}
+
+func (s *killSum) add(kind string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kinds[kind]++
+}
+
+func (s *killSum) String() string {
+	kills, words := 0, []string{}
+	for _, kind := range slices.Sorted(maps.Keys(s.kinds)) {
+		kills += s.kinds[kind]
+		words = append(words, fmt.Sprintf("%d %s", s.kinds[kind], kind))
+	}
+	return fmt.Sprintf("%d kills (%s); %d versions of Secrets seen, %d of others; %d certificates, %d of them undelivered",
+		kills, strings.Join(words, ", "), s.seen, s.foreign, s.records, s.undelivered)
+}
+
+// leave counts what is left of a mesh that is given up.
+func (k *clusterKiller) leave() {
+	k.t.Helper()
+	if k.c == nil {
+		return
+	}
+	k.p.Kill()
+	records := k.c.records()
+	seen, foreign := k.w.Versions()
+	k.sum.mu.Lock()
+	defer k.sum.mu.Unlock()
+	k.sum.seen, k.sum.foreign = k.sum.seen+seen, k.sum.foreign+foreign
+	k.sum.records += records["delivered"] + records["undelivered"] + records["issued"]
+	k.sum.undelivered += records["undelivered"]
 }
 
 // A clusterKiller is one run of testClusterKill. Between rounds its mesh is served and sound.
@@ -78,24 +122,31 @@ type clusterKiller struct {
 	v       *clusterVandal
 	p       *Process
 	delayed atomic.Pointer[delayedCall] // set by the gate
-	kills   int
+	sum     *killSum
 	did     string // in the newest round, for people
 }
 
 // clusterLively is a mesh in which leaves are renewed each minute.
 var clusterLively = cellSettings{Leaf: "lifetime: 10m, renewAt: 0.1, minRemaining: 1m", Schedule: "* * * * *"}
 
-// fates are what becomes of the call at which the program is killed.
-var fates = []string{"never arrives", "arrives late", "is done", "late"}
+// A fate is what becomes of the call at which the program is killed.
+type fate string
+
+const (
+	never      fate = "never arrives"
+	afterDeath fate = "arrives when the program is dead"
+	unanswered fate = "is done and not answered"
+	delayed    fate = "arrives while the next process is at work"
+)
+
+var fates = []fate{never, afterDeath, unanswered, delayed}
 
 // round kills once or twice, starts again and looks.
 func (k *clusterKiller) round(first bool) {
 	k.t.Helper()
 	k.did = ""
 	if first {
-		if k.p != nil {
-			k.p.Kill()
-		}
+		k.leave()
 		k.c = newCell(k.t, k.api, clusterLively)
 		k.w = newWitness(k.c)
 		k.v = newClusterVandal(k.t, k.c, k.w, k.rng.Uint64())
@@ -132,10 +183,10 @@ func (k *clusterKiller) settle(first bool) {
 	}
 }
 
-func anyCall(x *exchange) bool        { return x.Verb != "watch" && x.Resource != "readyz" }
-func onlyWrites(x *exchange) bool     { return x.writes() }
-func notEvents(x *exchange) bool      { return anyCall(x) && x.Resource != "events" }
-func (k *clusterKiller) fate() string { return fates[k.rng.IntN(len(fates))] }
+func anyCall(x *exchange) bool      { return x.Verb != "watch" && x.Resource != "readyz" }
+func onlyWrites(x *exchange) bool   { return x.writes() }
+func notEvents(x *exchange) bool    { return anyCall(x) && x.Resource != "events" }
+func (k *clusterKiller) fate() fate { return fates[k.rng.IntN(len(fates))] }
 
 // killAtWork kills the program that serves while somebody damages its Secrets.
 func (k *clusterKiller) killAtWork() {
@@ -151,7 +202,7 @@ func (k *clusterKiller) killAtWork() {
 		k.v.Strike()
 		k.v.Strike()
 		time.Sleep(wait) // the random point
-		k.kill(k.p)
+		k.kill(k.p, "at random")
 	default:
 		which, n, fate := onlyWrites, 1+k.rng.IntN(4), k.fate()
 		if k.rng.IntN(3) == 0 {
@@ -163,7 +214,7 @@ func (k *clusterKiller) killAtWork() {
 			k.v.Strike()
 		}
 		k.awaitPoint(at)
-		k.kill(k.p)
+		k.kill(k.p, at.kind(fate))
 	}
 }
 
@@ -181,14 +232,14 @@ func (k *clusterKiller) killAnyStart() {
 		k.did += fmt.Sprintf("killed after %s", wait)
 		p := k.c.serve()
 		time.Sleep(wait) // the random point
-		k.kill(p)
+		k.kill(p, "at random")
 	default:
 		k.killStart(1+k.rng.IntN(12), k.fate(), notEvents)
 	}
 }
 
 // killStart starts the program and kills it at its n-th call, or when it serves and makes no more.
-func (k *clusterKiller) killStart(n int, fate string, which func(*exchange) bool) {
+func (k *clusterKiller) killStart(n int, fate fate, which func(*exchange) bool) {
 	k.t.Helper()
 	k.did += fmt.Sprintf("start killed at call %d, which %s", n, fate)
 	at := k.arm(n, fate, which)
@@ -199,7 +250,7 @@ func (k *clusterKiller) killStart(n int, fate string, which func(*exchange) bool
 		}
 		return at.look()
 	})
-	k.kill(p)
+	k.kill(p, at.kind(fate))
 }
 
 // awaitPoint waits until the point is reached, or until there is nothing left to do on the way to it.
@@ -214,13 +265,13 @@ func (k *clusterKiller) awaitPoint(at *point) {
 }
 
 // kill kills the program, which must not have ended on its own, and looks at what it left.
-func (k *clusterKiller) kill(p *Process) {
+func (k *clusterKiller) kill(p *Process, kind string) {
 	k.t.Helper()
 	if p.Ended() {
 		k.t.Fatalf("after %s: the process ended on its own with %d", k.did, p.cmd.ProcessState.ExitCode())
 	}
 	p.Kill()
-	k.kills++
+	k.sum.add(kind)
 	if k.delayed.Load() == nil {
 		k.c.gate.Do(nil)
 	}
@@ -248,6 +299,14 @@ func (p *point) look() error {
 	}
 }
 
+// kind says for people at what the program was killed: it may have had no more calls to make.
+func (p *point) kind(fate fate) string {
+	if p.look() != nil {
+		return "when all was done"
+	}
+	return "at a call that " + string(fate)
+}
+
 // A delayedCall was made by a program that is dead, and arrives when release is closed.
 type delayedCall struct {
 	gone, release, done chan struct{}
@@ -272,9 +331,8 @@ func (d *delayedCall) wait(t *testing.T, what string) {
 	}
 }
 
-// arm has the gate stop the n-th call that fits. Its fate is: it never arrives; it arrives when the program is dead; it
-// is done and the answer is withheld; or it is late and arrives while the next process is at work.
-func (k *clusterKiller) arm(n int, fate string, which func(*exchange) bool) *point {
+// arm has the gate stop the n-th call that fits, and sees to its fate.
+func (k *clusterKiller) arm(n int, fate fate, which func(*exchange) bool) *point {
 	at := &point{make(chan struct{})}
 	var count atomic.Int64
 	k.c.gate.Do(func(x *exchange) {
@@ -287,15 +345,15 @@ func (k *clusterKiller) arm(n int, fate string, which func(*exchange) bool) *poi
 			return
 		}
 		switch fate {
-		case "arrives late":
+		case afterDeath:
 			close(at.reached)
 			x.Gone()
 			x.Ask()
-		case "is done":
+		case unanswered:
 			x.Ask()
 			close(at.reached)
 			x.Gone()
-		case "late":
+		case delayed:
 			k.delay(x, at)
 		default:
 			close(at.reached)
@@ -339,7 +397,7 @@ func (k *clusterKiller) killAtCommit(n int, cause func()) {
 			break
 		}
 	}
-	k.kill(k.p)
+	k.kill(k.p, "at a commit")
 }
 
 // commits is the number of the newest commit of a store file, as its two root pages have it; 0 where there is none.
