@@ -77,6 +77,9 @@ func writeAdoption(w io.Writer, s *rotation.Status, only string) error {
 			next = "its leaf is signed anew after: " + v.WaitsFor
 		case v.Error != "":
 			next = v.Error
+			if v.WaitsFor != "" {
+				next += "; others wait for it: " + v.WaitsFor
+			}
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", v.Name, v.Place, v.State, next)
 	}

@@ -99,14 +99,17 @@ func writeTroubles(w io.Writer, s *rotation.Status) error {
 		case v.WaitsFor != "":
 			fmt.Fprintf(w, "\n%s %s: waits for %s\n", v.State, v.Name, v.WaitsFor)
 		}
+		if v.Hint != "" {
+			fmt.Fprintf(w, "  hint: %s\n", v.Hint)
+		}
+		if v.Error != "" && v.WaitsFor != "" {
+			fmt.Fprintf(w, "  others wait for it: %s\n", v.WaitsFor)
+		}
 		for _, r := range v.Remarks {
 			fmt.Fprintf(w, "\nremark %s: %s %s\n", v.Name, v.Place, r.Text)
 			if r.Hint != "" {
 				fmt.Fprintf(w, "  hint: %s\n", r.Hint)
 			}
-		}
-		if v.Hint != "" {
-			fmt.Fprintf(w, "  hint: %s\n", v.Hint)
 		}
 	}
 	if s.Sweep.Error != "" {

@@ -185,7 +185,7 @@ func incidentByHand(t *testing.T, k *kubernetes) {
 
 // testDeletedMeanwhile deletes Secrets while their leaves are another CA's still.
 func testDeletedMeanwhile(t *testing.T, k *kubernetes) {
-	m := k.newMesh(t, "meanwhile", clusterSettings{Services: []string{"usable", "broken", "envoy"}, Sweep: "1s"})
+	m := k.newMesh(t, "meanwhile", clusterSettings{Services: []string{"usable", "broken", "envoy"}})
 	a := newForeignCA(t)
 	broken := a.set(t, "broken")
 	broken[keyFile] = a.set(t, "broken")[keyFile]

@@ -70,24 +70,20 @@ func typed(kind string, metadata object, data map[string][]byte) object {
 	return object{"type": kind, "metadata": maps.Clone(metadata), "data": data}
 }
 
-// testShapes takes over what people have, and what cannot be taken over is named and left alone.
+// testShapes takes over what people have.
 func testShapes(t *testing.T, k *kubernetes) {
-	all, left := shapes(t, newForeignCA(t)), refusedShapes(t, newForeignCA(t))
+	all := shapes(t, newForeignCA(t))
 	extra := make(map[string]string)
 	for service := range all {
 		extra[service] = "consumers: none"
 	}
-	services := slices.Concat(slices.Sorted(maps.Keys(all)), slices.Sorted(maps.Keys(left)))
-	m := k.newMesh(t, "shapes", clusterSettings{Services: services, Extra: extra, Sweep: "1s"})
+	taken := slices.Sorted(maps.Keys(all))
+	m := k.newMesh(t, "shapes", clusterSettings{Services: taken, Extra: extra, Sweep: "1s"})
 	before := make(map[string]*secret)
 	for service, s := range all {
 		before[service] = m.makeShape(t, service, s)
 	}
-	for service, s := range left {
-		before[service] = m.makeShape(t, service, s.shape)
-	}
 	p := m.Start()
-	taken := slices.Sorted(maps.Keys(all))
 	p.Await("all are taken over", func() error {
 		status, _ := m.Status()
 		for _, service := range taken {
@@ -114,7 +110,29 @@ func testShapes(t *testing.T, k *kubernetes) {
 		}
 		m.AwaitEvent(p, service, reason, "service "+service+": ")
 	}
+}
+
+// testLeft: what is not ours to write is named and left alone. Others whose CA it trusts are not signed anew then.
+func testLeft(t *testing.T, k *kubernetes) {
+	f := newForeignCA(t)
+	left := refusedShapes(t, f)
+	m := k.newMesh(t, "left", clusterSettings{Services: append(slices.Sorted(maps.Keys(left)), "envoy"), Sweep: "1s",
+		Extra: map[string]string{"envoy": "consumers: none"}})
+	before := make(map[string]*secret)
+	for service, s := range left {
+		before[service] = m.makeShape(t, service, s.shape)
+	}
+	f.makeSecret(t, m, "envoy")
+	p := m.Start()
 	m.checkLeft(p, left, before)
+	m.awaitStatus(p, "refused immutable: ", "others wait for it: ", "its processes would refuse leaves that are signed anew")
+	if s, _ := m.Status(); s.Of("envoy").State != "taking over" {
+		t.Errorf("envoy is %+v", s.Of("envoy"))
+	}
+	for service := range left {
+		k.do(t, http.MethodDelete, secretPath(m.namespace, service), nil)
+	}
+	m.AwaitSigned(p)
 }
 
 // makeShape makes the Secret of a service.
