@@ -317,6 +317,9 @@ func (e *Engine) setCatalogue(policies []issuer.Policy) {
 	for _, name := range e.Issuer.Services() {
 		if s, kept := e.services[name]; kept {
 			s.Fits = s.Leaf != nil && e.Issuer.Fits(s.Leaf)
+			if s.Subject != e.Target.Subject(name) { // another place: what is recorded of the old one is not of it
+				s.unread = e.reread(s) != nil
+			}
 			continue
 		}
 		s := &service{State: State{Service: name}}

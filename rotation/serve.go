@@ -250,12 +250,13 @@ func (e *Engine) recordDelivered(names []string) error {
 
 // reread takes what the store knows of the service from it anew.
 func (e *Engine) reread(s *service) (err error) {
+	s.Subject = e.Target.Subject(s.Service)
 	if s.Leaf, s.Known, err = e.Issuer.Current(s.Service); err == nil {
 		s.Accepted, err = e.Issuer.Claimed(s.Service)
 	}
 	if err == nil {
 		err = e.Store.View(func(r store.Reader) error {
-			form, err := getForm(r, s.Service)
+			form, err := getForm(r, s.Subject)
 			s.form = form
 			if err == nil {
 				s.taken, err = getTakeover(r, s.Service)
@@ -266,7 +267,6 @@ func (e *Engine) reread(s *service) (err error) {
 	if err != nil {
 		return fmt.Errorf("read the records of %q: %w", s.Service, err)
 	}
-	s.Subject = e.Target.Subject(s.Service)
 	s.Takeover = s.taken
 	if s.Leaf != nil {
 		if record := s.Leaf.Record(); !record.Adopted() {
@@ -366,6 +366,9 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 	s.lastHeal = now
 	var files, was, wanted, parts []string
 	for _, d := range action.Deviations {
+		if action.Do == Issue {
+			d.Wanted = s.wanted(d, seen.MarkIn)
+		}
 		files, was, wanted = append(files, d.File), append(was, d.Seen), append(wanted, d.Wanted)
 		parts = append(parts, fmt.Sprintf("%s: %s → %s", d.File, d.Seen, d.Wanted))
 	}
@@ -394,6 +397,18 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 		e.Target.Tell(Notice{s.Service, NoticeAlarm, fmt.Sprintf("somebody writes here again and again: %d times within %s",
 			len(s.Foreign), alarmWindow)})
 	}
+}
+
+// wanted is what a deviation was put right to, where that is a leaf which was not there when it was found.
+func (s *service) wanted(d Deviation, mark string) string {
+	switch d.File {
+	case CertFile:
+		return describe(s.Leaf.Chain(), nil)
+	case mark:
+		record := s.Leaf.Record()
+		return fmt.Sprintf("epoch %d serial %s", record.Epoch, record.Serial)
+	}
+	return d.Wanted
 }
 
 // failed keeps an error for the status and tries again later. The same error is logged once.
