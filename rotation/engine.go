@@ -57,7 +57,8 @@ type Engine struct {
 	swept    Sweep
 	wall     time.Time // the clock at the last pass, to notice that it went back
 
-	publications bucket // of the published trust bundle
+	publications bucket      // of the published trust bundle
+	moved        atomic.Bool // a ca.crt has come to hold our root, or holds it no longer, in this pass
 
 	commands chan command
 	changed  chan string
@@ -388,6 +389,9 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 	err := errors.Join(group.Wait(), e.recordDelivered(names))
 	if err != nil && !all {
 		e.Log.Error("pass incomplete", "error", err)
+	}
+	if e.moved.Swap(false) {
+		e.trusted(ctx, now) // what is waited for is another; the next pass acts on it
 	}
 	if all && ctx.Err() == nil {
 		e.finishSweep(errors.Join(err, e.publishBundle(ctx)), w, now)

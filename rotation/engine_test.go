@@ -40,6 +40,8 @@ type world struct {
 	engine *rotation.Engine
 	skew   atomic.Int64 // nanoseconds that the wall clock is off
 	sweep  time.Duration
+	hold   time.Duration
+	accept func(breaks []string) error
 	names  []string
 }
 
@@ -106,7 +108,7 @@ func (w *world) start(t *testing.T) error {
 	i.SetCatalogue(policies(w.names))
 	w.engine = rotation.New(rotation.Config{
 		Store: w.store, Issuer: i, Target: w.target, Schedule: schedule, RenewAt: 0.667, Sweep: w.sweep,
-		Retain: 2160 * time.Hour, Now: w.now, Log: slog.New(slog.NewTextHandler(w.log, nil)),
+		Retain: 2160 * time.Hour, HoldDown: w.hold, Accept: w.accept, Now: w.now, Log: slog.New(slog.NewTextHandler(w.log, nil)),
 	})
 	return w.engine.Start(t.Context())
 }

@@ -133,8 +133,8 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 	next := *s.taken
 	switch holds := seen.trusts(e.Issuer.Authority().Root().Certificate); {
 	case holds && seen.Proven && next.InPlace.IsZero():
-		next.InPlace, next.Written = now.UTC(), seen.Written.UTC()
-		e.changedAgain("") // the pass that follows says what is waited for
+		next.Placed, next.InPlace, next.Written = true, now.UTC(), seen.Written.UTC()
+		e.changedAgain("") // the pass that follows acts on it
 	case holds && seen.Proven && next.Written.IsZero() && !seen.Written.IsZero():
 		next.Written = seen.Written.UTC()
 	case !holds && !next.InPlace.IsZero():
@@ -142,6 +142,7 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 	default:
 		return nil
 	}
+	e.moved.Store(true)
 	return e.keepTakeover(map[*service]*Takeover{s: &next})
 }
 

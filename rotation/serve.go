@@ -168,7 +168,8 @@ func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 		return seen, err
 	}
 	if s.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
-		seen.Ours, seen.Recorded = true, true
+		record := s.Leaf.Record()
+		seen.Ours, seen.Recorded = !record.Adopted(), true
 		return seen, err
 	}
 	if seen.Ours = authority.Signed(seen.Leaf); seen.Ours {

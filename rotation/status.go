@@ -141,6 +141,9 @@ func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
 		status.Serial, status.NotBefore, status.NotAfter = record.Serial, record.NotBefore, record.NotAfter
 		status.Due = Due(record, e.RenewAt)
 	}
+	if t := s.Takeover; t != nil && t.Leaf != LeafNone {
+		status.NotAfter, status.Due = t.NotAfter, t.Due
+	}
 	return status
 }
 

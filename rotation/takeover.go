@@ -27,6 +27,7 @@ type Takeover struct {
 	Trusts    bool      `json:"trusts,omitempty"`    // its ca.crt held certificates: its readers accept others by them
 	Chains    [][]byte  `json:"chains,omitempty"`    // other CAs' that its processes may present, as found in tls.crt
 
+	Placed bool `json:"placed,omitempty"` // the union has been in place: what is not as it should be is somebody's doing
 	// Since when its ca.crt holds our root, by our clock and by the target's. Zero: it does not, or it is not known.
 	InPlace time.Time `json:"inPlace,omitzero"`
 	Written time.Time `json:"written,omitzero"`
@@ -61,7 +62,7 @@ func (t *Takeover) dueReason(w World, seen Seen, now time.Time) string {
 
 // asFound says whether the place still is as it was found: meshca has not written there yet.
 func (s *State) asFound(seen Seen) bool {
-	if s.Takeover == nil || seen.Proven {
+	if s.Takeover == nil || s.Takeover.Placed || seen.Proven {
 		return false
 	}
 	return s.Leaf == nil || seen.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate())
