@@ -47,6 +47,34 @@ func TestLateWrite(t *testing.T) {
 	})
 }
 
+// TestPutBackBeforeItIsRecorded: a leaf is written, the process is killed before that is recorded, and somebody puts
+// the old leaf back, and takes the mark away or not. It does not count as never written.
+func TestPutBackBeforeItIsRecorded(t *testing.T) {
+	for _, marked := range []bool{true, false} {
+		bubble(t, func(t *testing.T, w *world) {
+			w.run(t)()
+			before := w.target.Copy()["pgadmin"]
+			w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = nil })      // so that a new leaf is issued
+			w.target.Fail = func(string) (error, bool) { return targettest.ErrDown, true } // it is written, and not recorded
+			w.run(t)()
+			if state := w.current(t, "pgadmin").Record().State; state != issuer.Issued {
+				t.Fatalf("its record is %s: the test shows nothing", state)
+			}
+			w.target.Fail = nil
+			w.target.Change("pgadmin", func(o *rotation.Observation) {
+				if o.Cert, o.Key = before.Cert, before.Key; !marked {
+					o.Mark = nil
+				}
+			})
+			w.run(t)()
+			w.check(t)
+			if lines := w.log.take("marked undelivered"); len(lines) > 0 {
+				t.Errorf("with a mark: %t: what was there counts as if nobody had it: %s", marked, lines)
+			}
+		})
+	}
+}
+
 // current is the service's newest leaf.
 func (w *world) current(t *testing.T, service string) *issuer.Leaf {
 	t.Helper()

@@ -206,13 +206,15 @@ func (e *Engine) settle(s *service, seen Seen) error {
 	if s.Pending != nil {
 		return nil // its key is at hand: it is written now
 	}
+	if seen.Proven && seen.Mark.Serial == s.Leaf.Record().Serial {
+		e.deliver(s) // it was there: somebody has put another one in its place since
+		return nil
+	}
 	before, err := e.Issuer.Before(s.Leaf)
 	if err != nil {
 		return err
 	}
-	untouched := before == nil && seen.Empty() ||
-		before != nil && seen.Leaf != nil && seen.Leaf.Equal(before.Certificate())
-	if !untouched {
+	if untouched := before == nil && seen.Empty() || before != nil && seen.holds(before); !untouched {
 		return nil
 	}
 	if err := e.Issuer.MarkUndelivered(s.Leaf); err != nil {
@@ -220,6 +222,14 @@ func (e *Engine) settle(s *service, seen Seen) error {
 	}
 	e.Log.Info("leaf was never written: marked undelivered", "service", s.Service, "serial", s.Leaf.Record().Serial)
 	return e.reread(s)
+}
+
+// holds says whether the leaf is in place as it was written there, or as it was found. Without its mark it may have been
+// put back over a newer one.
+func (s *Seen) holds(leaf *issuer.Leaf) bool {
+	record := leaf.Record()
+	return s.Leaf != nil && s.Leaf.Equal(leaf.Certificate()) &&
+		(s.Proven && s.Mark.Serial == record.Serial || s.Mark == nil && record.Adopted())
 }
 
 // deliver notes that the newest leaf is in place. The pass records it for all services at once; a crash before

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -41,7 +42,8 @@ func testPartition(t *testing.T, a *apiAccess) {
 	v.removeBundle()
 	mended := time.Now()
 	c.gate.Mend()
-	c.awaitSound(p)
+	// A watch is tried again after half a minute at the latest.
+	awaitFor(t, 5*patience, "all Secrets stand", func() error { return errors.Join(c.inspect()...) })
 	healed := since(mended)
 	calls, _ := c.gate.Calls(from)
 	if most := 15 * len(c.Services); len(calls) > most {
