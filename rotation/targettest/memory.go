@@ -20,6 +20,7 @@ type Memory struct {
 	versions map[string]int
 	writes   map[string]int
 	bundle   []byte
+	bundles  int // how often it was published
 	notices  []rotation.Notice
 	watchers []func(string)
 
@@ -136,7 +137,23 @@ func (m *Memory) Publish(_ context.Context, bundle []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.bundle = bytes.Clone(bundle)
+	m.bundles++
 	return nil
+}
+
+// Publications is how often the bundle was published.
+func (m *Memory) Publications() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.bundles
+}
+
+// Unpublish replaces the published bundle as a stranger would.
+func (m *Memory) Unpublish() {
+	m.mu.Lock()
+	m.bundle = nil
+	m.mu.Unlock()
+	m.tell(rotation.Published)
 }
 
 // Published is what was published last.
