@@ -136,6 +136,7 @@ func testPaused(t *testing.T, a *apiAccess) {
 		c, p = other, next
 	}
 	c.awaitSound(p)
+	t.Logf("%d times another one took over", rounds)
 }
 
 // copyState makes data and seal what they are in another cell's folder.
