@@ -53,7 +53,7 @@ var secretHarms = map[string]func(v *clusterVandal, service string){
 // breaksKey are the harms after which nobody has the leaf's key any more.
 var breaksKey = map[string]bool{"tls.key another": true, "deleted": true, "half and Opaque": true, "neighbour's": true, "old set": true}
 
-// harmNames are sorted, so that a seed repeats them.
+// harmNames are in an order, so that a seed repeats them; the last two may find that all is as they want it.
 var harmNames = []string{"ca.crt another", "ca.crt empty", "tls.crt another", "annotations", "label", "tls.key another",
 	"deleted", "half and Opaque", "neighbour's", "old set"}
 
