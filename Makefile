@@ -5,7 +5,7 @@
 EXAMPLE := examples/local
 GO      ?= go
 
-.PHONY: help build run run-clean test race kill bench fuzz generate cluster-up cluster-down
+.PHONY: help build run run-clean test race kill kill-cluster faults-cluster bench bench-cluster fuzz generate cluster-up cluster-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -30,12 +30,22 @@ race: ## run all tests with the race detector; needs a C compiler
 kill: ## kill the program 1000 times at random points, and check every invariant after each
 	@MESHCA_KILL_ROUNDS=1000 $(GO) test -count=1 -timeout 60m -v -run TestKill ./test/e2e
 
+kill-cluster: ## kill it 500 times at its calls to a real API server, and check every Secret after each
+	@MESHCA_KILL_ROUNDS=400 $(GO) test -count=1 -timeout 60m -v -run TestFaults/Kill ./test/e2e
+
+faults-cluster: ## cut it off from a real API server for 10 minutes; stop it 20 times while another takes over
+	@MESHCA_FAULT_PARTITION=10m MESHCA_FAULT_PAUSES=20 $(GO) test -count=1 -timeout 60m -v -run 'TestFaults/(Partition|Paused)' ./test/e2e
+
 bench: ## measure against the floors, interleaved, and print docs/performance.md's table
 	@$(GO) run ./test/bench
+
+bench-cluster: ## measure Secrets against bare client-go loops, and memory beside 20,000 foreign Secrets
+	@$(GO) run ./test/bench/kube
 
 fuzz: ## fuzz each parser of outside bytes for a minute
 	@$(GO) test -run xxx -fuzz FuzzParse$$ -fuzztime 60s ./config
 	@$(GO) test -run xxx -fuzz FuzzParseSchedule -fuzztime 60s ./config
+	@$(GO) test -run xxx -fuzz FuzzObjectName -fuzztime 60s ./config
 	@$(GO) test -run xxx -fuzz FuzzCheck -fuzztime 60s -fuzzminimizetime 10x ./verify
 	@$(GO) test -run xxx -fuzz FuzzParseMark -fuzztime 60s ./localdir
 

@@ -82,7 +82,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			gauge(renewal, float64(v.Due.Unix()), v.Name)
 		}
 		isKept := 0.0
-		if v.State == rotation.StateKept || v.State == rotation.StateAlarm {
+		if v.State == rotation.StateKept || v.State == rotation.StateAlarm || v.State == rotation.StateTaking {
 			isKept = 1
 		}
 		gauge(kept, isKept, v.Name)

@@ -8,7 +8,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
@@ -51,17 +50,6 @@ func Observability(e Engine, metrics prometheus.Gatherer) http.Handler {
 		writeText(w, http.StatusOK, "ok")
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	return mux
-}
-
-// Status serves GET /v1/status as JSON.
-func Status(e Engine) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		// The caller may have gone: nobody is left to tell.
-		_ = json.NewEncoder(w).Encode(e.Status())
-	})
 	return mux
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -28,6 +29,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type engine struct {
 	ready error
 	asked atomic.Int32
+
+	orders []string
 }
 
 func (e *engine) Status() *rotation.Status {
@@ -38,6 +41,20 @@ func (e *engine) Status() *rotation.Status {
 			{Name: "envoy", State: rotation.StateRefused, ForeignWrites: 5},
 		},
 	}
+}
+
+func (e *engine) Continue(_ context.Context, service string) error {
+	return e.order("continue", service)
+}
+
+func (e *engine) Resume(_ context.Context, service string) error { return e.order("resume", service) }
+
+func (e *engine) order(what, service string) error {
+	if service == "nobody" {
+		return fmt.Errorf("service %q: %w", service, rotation.ErrNothingToDo)
+	}
+	e.orders = append(e.orders, what+" "+service)
+	return nil
 }
 
 func (e *engine) Ready(context.Context) error {
@@ -120,7 +137,7 @@ func TestSocket(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- api.Serve(ctx, l, api.Status(&engine{}), slog.New(slog.DiscardHandler)) }()
+	go func() { done <- api.Serve(ctx, l, api.Local(&engine{}), slog.New(slog.DiscardHandler)) }()
 
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return api.DialUnix(ctx, path)
@@ -154,7 +171,7 @@ func TestServeEndsWhileClientsHang(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- api.Serve(ctx, l, api.Status(&engine{}), slog.New(slog.DiscardHandler)) }()
+	go func() { done <- api.Serve(ctx, l, api.Local(&engine{}), slog.New(slog.DiscardHandler)) }()
 	for range 20 {
 		c, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {

@@ -4,8 +4,8 @@
 //
 // A Config that [Load] or [Parse] returns is complete (every default is filled in) and consistent: the
 // lifetimes fit each other and the schedule, every name may stand in a certificate, and no two services
-// share a name. Whatever is wrong with a file is found in one reading and named by line; see [Error].
-// Decoding is strict: an unknown or repeated key, a wrong type, an alias or a second document is refused,
+// share a name or a Secret. Whatever is wrong with a file is found in one reading and named by line; see
+// [Error]. Decoding is strict: an unknown or repeated key, a wrong type, an alias or a second document is refused,
 // since a setting that is silently not applied is how a certificate authority surprises its owner.
 //
 // # Reloading
@@ -60,7 +60,7 @@ type Config struct {
 	Target Target `yaml:"target"`
 
 	// Services lists whom meshca keeps in certificates. An empty list is allowed and warned of. A service that
-	// is taken out is no longer renewed; what it has stays until it expires. Reloads live.
+	// is taken out is no longer renewed; what it has stays until it expires. Default none. Reloads live.
 	Services []Service `yaml:"services"`
 
 	schedule *Schedule
@@ -84,8 +84,9 @@ type Store struct {
 // A Bolt is an embedded database in one file.
 type Bolt struct {
 	// Path is the database file, relative to the configuration file's folder. It holds the sealed private keys.
-	// A path that is empty beside a seal or folders that know a store is refused, since it is no first start.
-	// It may not lie in the target's folder, where it would be handed to the services. Default data/meshca.db. Read at start.
+	// A path that is empty beside a seal, folders or Secrets that know a store is refused, since it is no first
+	// start. It may not lie in the target's folder, where it would be handed to the services. Default
+	// data/meshca.db. Read at start.
 	Path string `yaml:"path"`
 }
 
@@ -178,10 +179,10 @@ type Rotation struct {
 
 // A Restart says how the processes of a service come to hold new files.
 type Restart struct {
-	// HoldDown is how long after a write a process that starts may still be given the old files, because a kubelet
-	// hands out its cached copy: 0 to 1h. Only processes that started later count as having the new ones. Shorter than the
-	// kubelets' sync period plus their cache's delay lets leaves be signed anew while somebody still refuses
-	// them. Default 90s. Read at start.
+	// HoldDown is how long after a write a process that starts may still be given the old files, because a
+	// kubelet hands out its cached copy: 0 to 1h. Only processes that started later count as having the new
+	// ones. Shorter than the kubelets' sync period plus their cache's delay lets leaves be signed anew while
+	// somebody still refuses them. Default 1m30s. Read at start.
 	HoldDown Duration `yaml:"holdDown"`
 }
 
@@ -190,17 +191,18 @@ type Target struct {
 	// Directory delivers into folders.
 	Directory *Directory `yaml:"directory,omitempty"`
 
-	// Kubernetes delivers into Secrets of a cluster.
+	// Kubernetes delivers into Secrets of a cluster. Which cluster it is, and as whom, say --kubeconfig or the
+	// pod's own account.
 	Kubernetes *Kubernetes `yaml:"kubernetes,omitempty"`
 }
 
-// A Kubernetes delivers into one Secret per service. Which cluster it is, and as whom, say --kubeconfig or the pod's own
-// account.
+// A Kubernetes delivers into one Secret per service.
 type Kubernetes struct {
-	// Watch is how a change of a Secret is noticed. names watches each Secret by name: the least rights, healing within
-	// milliseconds, some 80 kB of memory for each, so up to some 200 services. none watches nothing: one read for each service a
-	// sweep, and healing as slow as the sweep. namespace watches all Secrets of a namespace at once, which needs
-	// the right to read them all, those of others too. Default names. Read at start.
+	// Watch is how a change of a Secret is noticed. names watches each Secret by name: the least rights,
+	// healing within milliseconds, some 80 kB of memory for each (more than 300 services are warned of). none
+	// watches nothing: one read for each service a sweep, and healing as slow as the sweep. namespace watches
+	// all Secrets of a namespace at once, which needs the right to read them all, those of others too, and is
+	// warned of. Default names. Read at start.
 	Watch string `yaml:"watch"`
 }
 

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -22,7 +23,10 @@ import (
 	"github.com/meshca/meshca/profile"
 )
 
-const minimal = "version: 1\ntarget: {directory: {}}\n"
+const (
+	minimal = "version: 1\ntarget: {directory: {}}\n"
+	cluster = "version: 1\ntarget: {kubernetes: {}}\n"
+)
 
 // same compares configurations; where a field was written is no part of them.
 var same = cmp.Options{
@@ -44,7 +48,7 @@ func TestDefaults(t *testing.T) {
 	want.Version = 1
 	want.Target.Directory = &Directory{Path: "mesh"}
 	want.Services = []Service{{
-		Name: "web", Namespace: "shop", CommonName: "web", Key: profile.ECDSAP384,
+		Name: "web", Namespace: "shop", Secret: "web-mtls-cert", CommonName: "web", Key: profile.ECDSAP384,
 		DNSNames: []string{"web", "web.shop.svc", "web.shop.svc.cluster.local"},
 	}}
 	want.Leaf.Key = profile.ECDSAP384
@@ -55,12 +59,23 @@ func TestDefaults(t *testing.T) {
 	if s := got.Schedule().String(); s != "0 3 * * * UTC" {
 		t.Errorf("schedule %q", s)
 	}
+	want.Target = Target{Kubernetes: &Kubernetes{Watch: "names"}}
+	got = parsed(t, cluster+"leaf: {key: ECDSA-P384}\nservices: [{name: web, namespace: shop}]\n")
+	if diff := cmp.Diff(want, got, same); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if got.Rotation.Restart.HoldDown.Std() != 90*time.Second {
+		t.Errorf("holdDown %s", got.Rotation.Restart.HoldDown)
+	}
 }
 
 func TestWrittenValuesAreKept(t *testing.T) {
-	got := parsed(t, minimal+`
+	got := parsed(t, cluster+`
 services:
 - name: web
+  secret: web.tls
+  workloads: [{kind: DaemonSet, name: web.v1}, {kind: Deployment, name: web.v1}]
+  consumers: api
   dnsNames: []
   ipAddresses: [10.0.0.1, "::1", 127.0.0.1]
   allowLoopback: true
@@ -69,6 +84,7 @@ services:
 `).Services
 	want := []Service{{
 		Name: "web", Namespace: "default", AllowLoopback: true, CommonName: "web user", Key: profile.Ed25519,
+		Secret: "web.tls", Consumers: "api", Workloads: []Workload{{"DaemonSet", "web.v1"}, {"Deployment", "web.v1"}},
 		IPAddresses: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.IPv6Loopback(), netip.MustParseAddr("127.0.0.1")},
 	}}
 	if diff := cmp.Diff(want, got, same); diff != "" {
@@ -76,23 +92,48 @@ services:
 	}
 }
 
-func TestExampleIsTheDefaults(t *testing.T) {
-	want := parsed(t, minimal+"services: [{name: envoy}, {name: pgadmin}, {name: bookapi}, {name: bookapi-mcp-server}, {name: timescaledb}]")
-	got := parsed(t, string(Example()))
-	if diff := cmp.Diff(want, got, same); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
+var (
+	directoryBlock = regexp.MustCompile(`(?m)^  directory:\n(?:    .*\n)+`)
+	commentedField = regexp.MustCompile(`(?m)^( *)#([^ #])`)
+)
+
+// clusterExample is the example as its reader turns it to Kubernetes: without the folders, and with what
+// stands behind a # without a space.
+func clusterExample(t testing.TB) string {
+	t.Helper()
+	text := string(Example())
+	if n := len(directoryBlock.FindAllString(text, -1)); n != 1 {
+		t.Fatalf("example.yaml has %d directory blocks", n)
 	}
-	if w := got.Warnings(); w != nil {
-		t.Errorf("warnings %v", w)
+	return commentedField.ReplaceAllString(directoryBlock.ReplaceAllString(text, ""), "$1$2")
+}
+
+func TestExampleIsTheDefaults(t *testing.T) {
+	const others = "{name: pgadmin}, {name: bookapi}, {name: bookapi-mcp-server}, {name: timescaledb}]"
+	for name, tt := range map[string]struct{ want, got string }{
+		"directory":  {minimal + "services: [{name: envoy}, " + others, string(Example())},
+		"kubernetes": {cluster + "services: [{name: envoy, workloads: [{kind: Deployment, name: envoy}]}, " + others, clusterExample(t)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := parsed(t, tt.got)
+			if diff := cmp.Diff(parsed(t, tt.want), got, same); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			if w := got.Warnings(); w != nil {
+				t.Errorf("warnings %v", w)
+			}
+		})
 	}
 }
 
 func TestExampleHasEveryField(t *testing.T) {
-	r := newReport()
-	decoder{r}.into(document(Example(), r), defaults())
 	written := map[string]bool{}
-	for path := range r.lines {
-		written[regexp.MustCompile(`\[[0-9]+\]`).ReplaceAllString(path, "")] = true
+	for _, text := range []string{string(Example()), clusterExample(t)} {
+		r := newReport()
+		decoder{r}.into(document([]byte(text), r), defaults())
+		for path := range r.lines {
+			written[regexp.MustCompile(`\[[0-9]+\]`).ReplaceAllString(path, "")] = true
+		}
 	}
 	for _, path := range fieldPaths(reflect.TypeFor[Config](), "") {
 		if !written[path] {
@@ -163,7 +204,17 @@ func TestYAMLParsesToTheSame(t *testing.T) {
 	c := parsed(t, minimal+"sweep: 90s\nservices: [{name: a, dnsNames: [], ipAddresses: ['fe80::1'], commonName: 'yes'}, {name: '0'}]")
 	again(t, c)
 	text, err := c.YAML()
-	if err != nil || !strings.Contains(string(text), "sweep: 1m30s\n") {
+	if err != nil || !strings.Contains(string(text), "sweep: 1m30s\n") || strings.Contains(string(text), "secret:") {
+		t.Errorf("%s %v", text, err)
+	}
+	if c.Services[0].Secret != "a-mtls-cert" {
+		t.Errorf("writing changed the Secret to %q", c.Services[0].Secret)
+	}
+
+	c = parsed(t, cluster+"services: [{name: a}, {name: b, secret: 'null', consumers: none, workloads: [{kind: DaemonSet, name: '0'}]}, {name: c, consumers: '', workloads: []}]")
+	again(t, c)
+	text, err = c.YAML()
+	if err != nil || strings.Count(string(text), "secret:") != 3 || strings.Count(string(text), "consumers:") != 1 || strings.Count(string(text), "workloads:") != 1 {
 		t.Errorf("%s %v", text, err)
 	}
 }
@@ -218,6 +269,13 @@ func TestLoad(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
+	var many, few strings.Builder
+	for i := range 301 {
+		fmt.Fprintf(&many, "- name: a%d\n", i)
+		if i < 300 {
+			fmt.Fprintf(&few, "- name: a%d\n", i)
+		}
+	}
 	tests := []struct {
 		name, text string
 		line       int
@@ -230,14 +288,25 @@ func TestWarnings(t *testing.T) {
 		{"service key", "services:\n- name: a\n- name: b\n  key: Ed25519\n", 6, "services[1].key", "Envoy's defaults and libpq's channel binding"},
 		{"backdate", "leaf: {backdate: 24h, lifetime: 200h}\nservices: [{name: a}]\n", 3, "leaf.backdate", "24h is cut to a tenth of leaf.lifetime, 20h"},
 		{"one folder", "seal: {keyFile: data/key}\nservices: [{name: a}]\n", 3, "seal.keyFile", `shares the folder "data"`},
+		{"every Secret", "target:\n  kubernetes:\n    watch: namespace\nservices: [{name: a}]\n", 4, "target.kubernetes.watch", "needs the right to read every Secret"},
+		{"many watches", "target: {kubernetes: {}}\nservices:\n" + many.String(), 2, "target.kubernetes.watch", "80 kB of memory for each of 301 services, 24 MB"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := parsed(t, minimal+tt.text).Warnings()
+			text := minimal + tt.text
+			if strings.HasPrefix(tt.text, "target:") {
+				text = "version: 1\n" + tt.text
+			}
+			got := parsed(t, text).Warnings()
 			if len(got) != 1 || got[0].Line != tt.line || got[0].Field != tt.field || !strings.Contains(got[0].Message, tt.message) {
 				t.Errorf("got %+v", got)
 			}
 		})
+	}
+	for _, text := range []string{cluster + "services:\n" + few.String(), "version: 1\ntarget: {kubernetes: {watch: none}}\nservices:\n" + many.String(), minimal + "services:\n" + many.String()} {
+		if got := parsed(t, text).Warnings(); got != nil {
+			t.Errorf("got %+v", got)
+		}
 	}
 }
 
@@ -258,6 +327,7 @@ func TestDuration(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add(string(example))
+	f.Add(clusterExample(f))
 	for _, tt := range refusals {
 		f.Add(tt.text)
 	}

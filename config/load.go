@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -108,7 +109,7 @@ func defaults() *Config {
 
 func (s *Service) setDefaults()    { s.Namespace = "default" }
 func (d *Directory) setDefaults()  { d.Path = "mesh" }
-func (k *Kubernetes) setDefaults() { k.Watch = "names" }
+func (k *Kubernetes) setDefaults() { k.Watch = watchNames }
 
 // resolve joins relative paths to folder. An empty path stays empty, for validate to refuse.
 func (c *Config) resolve(folder string) {
@@ -123,12 +124,20 @@ func (c *Config) resolve(folder string) {
 	}
 }
 
-// YAML writes the effective configuration, defaults included. Parse reads it back to the same.
+// YAML writes the effective configuration, defaults included. Parse reads it back to the same. The Secrets'
+// names are left out where the target has no Secrets, since Parse would refuse them.
 func (c *Config) YAML() ([]byte, error) {
+	effective := *c
+	if c.Target.Kubernetes == nil {
+		effective.Services = slices.Clone(c.Services)
+		for i := range effective.Services {
+			effective.Services[i].Secret = ""
+		}
+	}
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
-	if err := enc.Encode(c); err != nil {
+	if err := enc.Encode(&effective); err != nil {
 		return nil, fmt.Errorf("write config: %w", err)
 	}
 	if err := enc.Close(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // A refusal is a file and the one problem that it has.
@@ -18,6 +19,13 @@ type refusal struct {
 }
 
 func service(text string) string { return minimal + "services:\n- name: web\n  " + text + "\n" }
+
+func pods(text string) string { return cluster + "services:\n- name: web\n  " + text + "\n" }
+
+// watch is a file whose only service has a Secret in the cluster, watched so.
+func watch(mode string) string {
+	return "version: 1\ntarget:\n  kubernetes:\n    watch: " + mode + "\nservices: [{name: web}]\n"
+}
 
 var refusals = []refusal{
 	// The text as a whole.
@@ -82,6 +90,9 @@ var refusals = []refusal{
 	{"root long", minimal + "ca: {root: {lifetime: 876001h}}\n", 3, "ca.root.lifetime", "at most 876000h", ""},
 	{"issuing long", minimal + "ca: {issuing: {lifetime: 219001h}, root: {lifetime: 876000h}}\n", 3, "ca.issuing.lifetime", "219001h is longer than 876000h / 4 = 219000h", ""},
 
+	{"holdDown negative", minimal + "rotation: {restart: {holdDown: -1s}}\n", 3, "rotation.restart.holdDown", "-1s is too short, want 0s to 1h", ""},
+	{"holdDown long", minimal + "rotation:\n  restart:\n    holdDown: 1h1s\n", 5, "rotation.restart.holdDown", "1h0m1s is too long, want at most 1h", ""},
+
 	// Arithmetic.
 	{
 		"gap", minimal + "leaf:\n  lifetime: 48h\n  renewAt: 0.5\n", 4, "leaf.lifetime",
@@ -138,17 +149,54 @@ var refusals = []refusal{
 	{"key of CA unknown", minimal + "ca: {key: RSA-1024}\n", 3, "ca.key", `key type "RSA-1024" is not one of ECDSA-P256, ECDSA-P384, RSA-2048`, ""},
 
 	// Places.
-	{"target none", "version: 1\n", 1, "target", "names no target", "directory"},
-	{"target empty", "version: 1\ntarget: {}\n", 2, "target", "names no target", "directory"},
-	{"target unknown", "version: 1\ntarget:\n  directory: {}\n  kubernetes: {}\n", 4, "target.kubernetes", "unknown key", "known here: directory"},
+	{"target none", "version: 1\n", 1, "target", "names no target, want exactly one", "directory"},
+	{"target empty", "version: 1\ntarget: {}\n", 2, "target", "names no target, want exactly one", "{kubernetes: {}}"},
+	{"target two", "version: 1\n\ntarget:\n  directory: {}\n  kubernetes: {}\n", 3, "target", "names two targets, want exactly one", "two processes"},
+	{"target unknown", "version: 1\ntarget:\n  directory: {}\n  bucket: {}\n", 4, "target.bucket", "unknown key", "known here: directory, kubernetes"},
+	{"kubernetes nothing", "version: 1\ntarget:\n  kubernetes:\n", 3, "target.kubernetes", "is nothing, want a mapping", "leave the key out"},
 	{"path empty", minimal + "store: {bolt: {path: ''}}\n", 3, "store.bolt.path", "is empty", "default"},
 	{"path control", minimal + "seal: {keyFile: \"a\\nb\"}\n", 3, "seal.keyFile", "control character", ""},
 	{"same path", minimal + "seal: {keyFile: data/../data/meshca.db}\n", 3, "seal.keyFile", "is store.bolt.path as well", "volume"},
+	{"same path in a cluster", cluster + "seal: {keyFile: data/../data/meshca.db}\n", 3, "seal.keyFile", "is store.bolt.path as well", "volume"},
+	{"path empty in a cluster", cluster + "store: {bolt: {path: ''}}\n", 3, "store.bolt.path", "is empty", "default"},
+	{"seal empty in a cluster", cluster + "seal: {keyFile: ''}\n", 3, "seal.keyFile", "is empty", "default"},
 	{"seal in target", minimal + "seal: {keyFile: mesh/a/key}\n", 3, "seal.keyFile", `lies in target.directory.path "mesh"`, "no service reads"},
 	{"store in target", "version: 1\ntarget: {directory: {path: .}}\nseal: {keyFile: ../key}\nstore: {bolt: {path: x.db}}\n", 4, "store.bolt.path", `lies in target.directory.path "."`, "no service reads"},
 	{"metrics", minimal + "listen: {metrics: localhost}\n", 3, "listen.metrics", `"localhost" is no address`, "host:port"},
 	{"metrics port", minimal + "listen: {metrics: 'localhost:65536'}\n", 3, "listen.metrics", `port "65536", want 0 to 65535`, ""},
 	{"metrics host", minimal + "listen: {metrics: 'a b:80'}\n", 3, "listen.metrics", `host "a b"`, "host:port"},
+
+	// Secrets and who reads them.
+	{"watch", watch("nmaes"), 4, "target.kubernetes.watch", `"nmaes" is not one of names, none, namespace`, "write names"},
+	{"watch case", watch("Namespace"), 4, "target.kubernetes.watch", `"Namespace" is not one of`, "write namespace"},
+	{"watch far", watch("everything"), 4, "target.kubernetes.watch", `"everything" is not one of`, ""},
+	{"watch empty", watch("''"), 4, "target.kubernetes.watch", `"" is not one of`, ""},
+	{"secret empty", pods("secret: ''"), 5, "services[0].secret", `"" is empty`, ""},
+	{"secret upper", pods("secret: Web.tls"), 5, "services[0].secret", `"Web.tls" holds 'W', a Kubernetes object's name holds only`, `lower case: "web.tls"`},
+	{"secret underscore", pods("secret: web_tls"), 5, "services[0].secret", "holds '_'", ""},
+	{"secret IDN", pods("secret: bücher"), 5, "services[0].secret", "holds 'ü', a Kubernetes object's name", ""},
+	{"secret dot", pods("secret: web.tls."), 5, "services[0].secret", "at an end or beside a dot", `final dot off: "web.tls"`},
+	{"secret path", pods("secret: ../web"), 5, "services[0].secret", "holds '/'", ""},
+	{"secret hyphen", pods("secret: web.-tls"), 5, "services[0].secret", "at an end or beside a dot", ""},
+	{"secret long", pods("secret: " + strings.Repeat("a", 254)), 5, "services[0].secret", "has 254 bytes, a Kubernetes object's name has at most 253", ""},
+	{"secret number", pods("secret: 12"), 5, "services[0].secret", "is the number 12, want text", "in quotes"},
+	{"secret twice", pods("secret: tls\n- name: db\n  secret: tls"), 7, "services[1].secret", `"tls" is the Secret of the service on line 5 already`, "unique in its namespace"},
+	{"secret and the default", cluster + "services:\n- name: web\n- name: db\n  secret: web-mtls-cert", 6, "services[1].secret", `"web-mtls-cert" is the Secret of the service on line 4 already`, "unique"},
+	{"the default and a secret", pods("secret: db-mtls-cert\n- name: db"), 6, "services[1].secret", `"db-mtls-cert" is the Secret of the service on line 5 already`, "unique"},
+	{"name twice in a cluster", cluster + "services:\n- name: web\n- name: web\n", 5, "services[1].name", "is the name of the service on line 4 already", "across namespaces"},
+	{"workload kind", pods("workloads: [{kind: deployment, name: web}]"), 5, "services[0].workloads[0].kind", `"deployment" is not one of Deployment, StatefulSet, DaemonSet`, "write Deployment"},
+	{"workload kind far", pods("workloads: [{kind: Pod, name: web}]"), 5, "services[0].workloads[0].kind", `"Pod" is not one of`, ""},
+	{"workload kind missing", pods("workloads:\n  - {kind: DaemonSet, name: a}\n  - name: web"), 7, "services[0].workloads[1].kind", "is missing, every workload has a kind", ""},
+	{"workload name missing", pods("workloads: [{kind: StatefulSet}]"), 5, "services[0].workloads[0].name", "is missing, every workload has a name", ""},
+	{"workload name", pods("workloads:\n  - kind: StatefulSet\n    name: Web"), 7, "services[0].workloads[0].name", `"Web" holds 'W'`, `"web"`},
+	{"workload text", pods("workloads: [deployment/web]"), 5, "services[0].workloads[0]", "want a mapping", ""},
+	{"workload key", pods("workloads: [{kind: DaemonSet, name: a, namespace: b}]"), 5, "services[0].workloads[0].namespace", "unknown key", "known here: kind, name"},
+	{"workload twice", pods("workloads:\n  - {kind: DaemonSet, name: a}\n  - {name: a, kind: DaemonSet}"), 7, "services[0].workloads[1]", `DaemonSet "a" is listed twice, first on line 6`, "keep one"},
+	{"consumers", pods("consumers: apis"), 5, "services[0].consumers", `"apis" is not one of none, api`, "write api"},
+	{"consumers far", pods("consumers: pods"), 5, "services[0].consumers", `"pods" is not one of none, api`, ""},
+	{"secret of a folder", service("secret: web-mtls-cert"), 5, "services[0].secret", "is for target.kubernetes, target.directory does not apply it", "leave the key out"},
+	{"workloads of a folder", service("workloads: [{kind: Pod}]"), 5, "services[0].workloads", "is for target.kubernetes", "leave the key out"},
+	{"consumers of a folder", service("consumers: ''"), 5, "services[0].consumers", "is for target.kubernetes", "leave the key out"},
 
 	// The schedule; more of it in TestScheduleRefused.
 	{"schedule", minimal + "rotation:\n  schedule: '0 0 30 2 *'\n", 4, "rotation.schedule", `"0 0 30 2 *" never comes`, ""},
@@ -207,12 +255,43 @@ sweep: 1m
 	want := `line 2: sweep: "60" is no duration: write its unit, as 60s
 line 4: leaf.lifetme: unknown key (nearest: lifetime)
 line 5: leaf.renewAt: 2 is outside 0.1 to 0.9
-line 6: target: names no target, want exactly one; directory is the only one
+line 6: target: names no target, want exactly one
 line 8: services[0].name: "Web" holds 'W', a DNS label holds only a-z, 0-9 and hyphens
 line 9: services[0].dnsNames[1]: "a" is listed twice, first on line 9
 line 10: services[1].name: is the number 12, want text
 line 11: services[2]: is the text "web", want a mapping
 line 12: sweep: is set twice, first on line 2`
+	_, err := Parse([]byte(text))
+	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// What of a cluster is wrong is named with the rest, and a bad entry is never another's double.
+func TestAllProblemsOfAClusterAtOnce(t *testing.T) {
+	text := `version: 1
+target: {kubernetes: {watch: never}}
+rotation: {restart: {holdDown: 2h}}
+services:
+- name: Web
+  workloads: [{name: a}, {name: a}, {kind: Job}]
+- name: Web
+  secret: Tls
+- name: db
+  secret: Tls
+  consumers: nobody
+`
+	want := `line 2: target.kubernetes.watch: "never" is not one of names, none, namespace
+line 3: rotation.restart.holdDown: 2h is too long, want at most 1h
+line 5: services[0].name: "Web" holds 'W', a DNS label holds only a-z, 0-9 and hyphens
+line 6: services[0].workloads[0].kind: is missing, every workload has a kind
+line 6: services[0].workloads[1].kind: is missing, every workload has a kind
+line 6: services[0].workloads[2].kind: "Job" is not one of Deployment, StatefulSet, DaemonSet
+line 6: services[0].workloads[2].name: is missing, every workload has a name
+line 7: services[1].name: "Web" holds 'W', a DNS label holds only a-z, 0-9 and hyphens
+line 8: services[1].secret: "Tls" holds 'T', a Kubernetes object's name holds only a-z, 0-9, hyphens and dots
+line 10: services[2].secret: "Tls" holds 'T', a Kubernetes object's name holds only a-z, 0-9, hyphens and dots
+line 11: services[2].consumers: "nobody" is not one of none, api`
 	_, err := Parse([]byte(text))
 	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -246,6 +325,35 @@ func TestBoundsAreAllowed(t *testing.T) {
 	} {
 		parsed(t, minimal+text+"\n")
 	}
+	for _, text := range []string{
+		"rotation: {restart: {holdDown: 0}}",
+		"rotation: {restart: {holdDown: 1h}}",
+		"services: [{name: " + strings.Repeat("a", 63) + "}]", // whose Secret's name is longer than a label
+		"services: [{name: a, secret: " + strings.Repeat("a", 253) + "}]",
+		"services: [{name: a, secret: 10.0.0.1}, {name: b, secret: meshca-ca}]",
+		"services: [{name: a, secret: tls}, {name: b, secret: tls, namespace: b}]",
+		"services: [{name: a, consumers: none}, {name: b, consumers: api}, {name: c, consumers: ''}]",
+		"services: [{name: a, workloads: [{kind: Deployment, name: x}, {kind: StatefulSet, name: x}, {kind: DaemonSet, name: x}]}, " +
+			"{name: b, workloads: [{kind: Deployment, name: x}]}]",
+	} {
+		parsed(t, cluster+text+"\n")
+	}
+	for _, mode := range []string{"names", "none", "namespace"} {
+		parsed(t, watch(mode))
+	}
+}
+
+// What is a name to us must be one to Kubernetes, and the other way round.
+func FuzzObjectName(f *testing.F) {
+	for _, s := range []string{"", "a", "A", "-a", "a-", "a.b", "a..b", ".a", "a.", "a.-b", "a_b", "ü", "10.0.0.1", strings.Repeat("a", 253), strings.Repeat("a", 254)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, want := checkObjectName(s), validation.IsDNS1123Subdomain(s)
+		if (got == nil) != (len(want) == 0) {
+			t.Errorf("%q: got %v, Kubernetes says %v", s, got, want)
+		}
+	})
 }
 
 // manyNames is a list of n different names.

@@ -9,34 +9,36 @@ import (
 
 // A Service is one holder of a certificate.
 type Service struct {
-	// Name identifies the service in the catalogue and names its folder: a DNS label (a-z, 0-9, inner hyphens,
-	// at most 63 bytes), unique in the file. Required. A renamed service is a new one; what the old name has is
-	// no longer renewed. Reloads live.
+	// Name identifies the service in the catalogue and names its folder or, unless secret does, its Secret: a
+	// DNS label (a-z, 0-9, inner hyphens, at most 63 bytes), unique in the file. Required. A renamed service is
+	// a new one; what the old name has is no longer renewed. Reloads live.
 	Name string `yaml:"name"`
 
-	// Namespace is the service's namespace, a DNS label; it is part of the SPIFFE URI. A wrong one makes peers
-	// that match the URI refuse the service. Default default. Reloads live.
+	// Namespace is the service's namespace, a DNS label; it is part of the SPIFFE URI, and its Secret lies in
+	// it. A wrong one makes peers that match the URI refuse the service, and pods find no Secret. Default
+	// default. Reloads live.
 	Namespace string `yaml:"namespace"`
 
-	// Secret is the name of the service's Secret, with target.kubernetes: a DNS name, unique in its namespace.
-	// Another name is another Secret; the old one stays as it is. Default NAME-mtls-cert. Reloads live.
-	Secret string `yaml:"secret"`
+	// Secret is the name of the service's Secret, with target.kubernetes only: a-z, 0-9, inner hyphens and dots,
+	// at most 253 bytes, unique in its namespace. Another name is another Secret; the old one stays as it is,
+	// and pods that mount it are no longer kept in certificates. Default NAME-mtls-cert. Reloads live.
+	Secret string `yaml:"secret,omitempty"`
 
-	// Workloads are what runs the service, with target.kubernetes: kind (Deployment, StatefulSet or DaemonSet) and
-	// name, in the service's namespace. Events are written on them. A wrong one gets none. Default none.
+	// Workloads are what runs the service, with target.kubernetes only, in the service's namespace. Events are
+	// written on them; a wrong one gets none. Default none. Reloads live.
+	Workloads []Workload `yaml:"workloads,omitempty"`
+
+	// Consumers says who reads the service's Secret where that cannot be seen, with target.kubernetes only: none
+	// (nobody does), api (whoever does follows its changes), or empty, not known. While a mesh of another CA is
+	// taken over, a Secret that no pod reads is waited for until its certificate is due, because a gateway or a
+	// copier may read it. A wrong none or api makes such a reader refuse others, and be refused. Default empty.
 	// Reloads live.
-	Workloads []Workload `yaml:"workloads"`
-
-	// Consumers says who reads the service's set where that cannot be seen: none (nobody does) or api (whoever
-	// does follows its changes). While a mesh of another CA is taken over, a set that no pod reads is waited
-	// for until its certificate is due, because a gateway or a copier may read it. A wrong none or api makes
-	// such a reader refuse others, and be refused. Default empty: not known. Reloads live.
-	Consumers string `yaml:"consumers"`
+	Consumers string `yaml:"consumers,omitempty"`
 
 	// DNSNames are the names that clients reach the service by: lower case, no wildcard, each once, with
-	// ipAddresses at most 100 and at least one. A list replaces the default names. A client that dials a name which is not in the
-	// list refuses the connection. A change makes the certificate due at once. Default NAME, NAME.NAMESPACE.svc
-	// and NAME.NAMESPACE.svc.cluster.local. Reloads live.
+	// ipAddresses at most 100 and at least one. A list replaces the default names. A client that dials a name
+	// which is not in the list refuses the connection. A change makes the certificate due at once. Default NAME,
+	// NAME.NAMESPACE.svc and NAME.NAMESPACE.svc.cluster.local. Reloads live.
 	DNSNames []string `yaml:"dnsNames"`
 
 	// IPAddresses are the addresses that clients dial instead of a name: one host's each. A wrong
@@ -64,7 +66,7 @@ type Workload struct {
 	// Kind is Deployment, StatefulSet or DaemonSet. Required. Reloads live.
 	Kind string `yaml:"kind"`
 
-	// Name is the workload's name, a DNS name. Required. Reloads live.
+	// Name is the workload's name in Kubernetes, each workload once. Required. Reloads live.
 	Name string `yaml:"name"`
 }
 

@@ -25,6 +25,7 @@ const (
 	maxBackdate    = 24 * time.Hour
 	minSweep       = time.Second
 	maxSweep       = 24 * time.Hour
+	maxHoldDown    = time.Hour
 	minRenewAt     = 0.1
 	maxRenewAt     = 0.9
 )
@@ -39,6 +40,7 @@ func validate(c *Config, r *report) {
 	k := checker{r, c}
 	k.trustDomain()
 	k.paths()
+	k.target()
 	k.listen()
 	k.keys()
 	k.durations()
@@ -64,6 +66,11 @@ func (k checker) name(path, value string, check func(string) error) bool {
 			quote(value), c)
 		return false
 	}
+	return k.spelled(path, value, check)
+}
+
+// spelled is name for names that stand in no certificate.
+func (k checker) spelled(path, value string, check func(string) error) bool {
 	err := check(value)
 	if err == nil {
 		return true
@@ -84,21 +91,14 @@ func (k checker) paths() {
 	const db, key, dir = "store.bolt.path", "seal.keyFile", "target.directory.path"
 	k.path(db, k.c.Store.Bolt.Path)
 	k.path(key, k.c.Seal.KeyFile)
-	switch t := k.c.Target; {
-	case t.Directory == nil && t.Kubernetes == nil:
-		k.add("target", "write target: {directory: {path: mesh}} or target: {kubernetes: {}}", "names no target, want exactly one")
-		return
-	case t.Directory != nil && t.Kubernetes != nil:
-		k.add("target", "run two processes, each with a store of its own", "names two targets, want exactly one")
-		return
-	case t.Kubernetes != nil:
+	if k.ok(db, key) && filepath.Clean(k.c.Store.Bolt.Path) == filepath.Clean(k.c.Seal.KeyFile) {
+		k.add(key, "keep the seal on another volume", "%s is %s as well", quote(k.c.Seal.KeyFile), db)
+	}
+	if k.c.Target.Directory == nil {
 		return
 	}
 	folder := k.c.Target.Directory.Path
 	k.path(dir, folder)
-	if k.ok(db, key) && filepath.Clean(k.c.Store.Bolt.Path) == filepath.Clean(k.c.Seal.KeyFile) {
-		k.add(key, "keep the seal on another volume", "%s is %s as well", quote(k.c.Seal.KeyFile), db)
-	}
 	for _, secret := range [...]struct{ path, value string }{{db, k.c.Store.Bolt.Path}, {key, k.c.Seal.KeyFile}} {
 		if k.ok(secret.path, dir) && within(folder, secret.value) {
 			k.add(secret.path, "choose a folder that no service reads", "%s lies in %s %s, which is handed to services",
@@ -160,6 +160,7 @@ func (k checker) keyType(path string, key profile.KeyType, allowed []profile.Key
 func (k checker) durations() {
 	leaf, minimum := k.c.Leaf, time.Nanosecond
 	k.between("store.retain", k.c.Store.Retain, 0, MaxLifetime)
+	k.between("rotation.restart.holdDown", k.c.Rotation.Restart.HoldDown, 0, maxHoldDown)
 	k.between("sweep", k.c.Sweep, minSweep, maxSweep)
 	k.between("leaf.backdate", leaf.Backdate, 0, maxBackdate)
 	k.between("leaf.lifetime", leaf.Lifetime, minimum, MaxLifetime)

@@ -27,6 +27,7 @@ func (k checker) services() {
 		}
 		first[s.Name] = k.line(path + ".name")
 	}
+	k.secrets()
 }
 
 func (k checker) service(path string, s Service) {
@@ -51,6 +52,7 @@ func (k checker) service(path string, s Service) {
 	if k.has(path + ".key") {
 		k.keyType(path+".key", s.Key, profile.LeafKeyTypes())
 	}
+	k.delivery(path, s)
 }
 
 // countNames refuses what could never be issued: a certificate needs a name, and has at most

@@ -88,19 +88,28 @@ func (i *Issuer) held(service string, before uint64) (leaf *Leaf, known bool, er
 // Recorded says whether the store has the record of exactly this certificate.
 func (i *Issuer) Recorded(c *x509.Certificate) (recorded bool, err error) {
 	err = i.store.View(func(r store.Reader) error {
-		seq, ok := r.Get(serialPrefix + SerialString(c))
-		if !ok {
-			return nil
-		}
-		n, err := seqOf(string(seq))
-		if err != nil {
-			return err
-		}
-		record, err := getRecord(r, n)
-		recorded = err == nil && bytes.Equal(record.Cert, c.Raw)
+		record, err := recordOf(r, c)
+		recorded = record != nil
 		return err
 	})
 	return recorded, err
+}
+
+// recordOf is the record of exactly this certificate, nil where there is none.
+func recordOf(r store.Reader, c *x509.Certificate) (*Record, error) {
+	seq, ok := r.Get(serialPrefix + SerialString(c))
+	if !ok {
+		return nil, nil
+	}
+	n, err := seqOf(string(seq))
+	if err != nil {
+		return nil, err
+	}
+	record, err := getRecord(r, n)
+	if err != nil || !bytes.Equal(record.Cert, c.Raw) {
+		return nil, err
+	}
+	return record, nil
 }
 
 // Fits says whether the certificate carries what the catalogue grants its service now: names, subject and

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -135,24 +136,62 @@ func newest(r store.Reader, service string, fn func(*Record) bool) error {
 	return nil
 }
 
-// setState changes the state of a record in a transaction of its own.
-func (i *Issuer) setState(seq uint64, s State) error {
+// setState changes the state of a record.
+func setState(w store.Writer, seq uint64, s State) error {
+	record, err := getRecord(w, seq)
+	if err != nil {
+		return err
+	}
+	record.State = s
+	return putRecord(w, record)
+}
+
+// MarkDelivered records, in one transaction, that the certificates were written to their targets. It is
+// idempotent.
+func (i *Issuer) MarkDelivered(leaves ...*Leaf) error {
 	return i.store.Update(func(w store.Writer) error {
-		record, err := getRecord(w, seq)
-		if err != nil {
-			return err
+		for _, l := range leaves {
+			if err := setState(w, l.record.Seq, Delivered); err != nil {
+				return err
+			}
 		}
-		record.State = s
-		return putRecord(w, record)
+		return nil
 	})
 }
 
-// MarkDelivered records that the certificate was written to its target. It is idempotent.
-func (i *Issuer) MarkDelivered(l *Leaf) error { return i.setState(l.record.Seq, Delivered) }
+// AsDelivered is the leaf with the record that it has after MarkDelivered.
+func (l *Leaf) AsDelivered() *Leaf {
+	delivered := *l
+	delivered.record.State = Delivered
+	return &delivered
+}
 
 // MarkUndelivered records that the certificate never left the process and its key is lost. It is
 // idempotent.
-func (i *Issuer) MarkUndelivered(l *Leaf) error { return i.setState(l.record.Seq, Undelivered) }
+func (i *Issuer) MarkUndelivered(l *Leaf) error {
+	return i.store.Update(func(w store.Writer) error { return setState(w, l.record.Seq, Undelivered) })
+}
+
+// MarkSeen records that a certificate was seen where it is delivered to, whatever was concluded before: a write that
+// was given up may arrive late. It says whether that was news.
+func (i *Issuer) MarkSeen(c *x509.Certificate) (news bool, err error) {
+	err = i.store.View(func(r store.Reader) error {
+		record, err := recordOf(r, c)
+		news = record != nil && record.State == Undelivered
+		return err
+	})
+	if err != nil || !news {
+		return false, err
+	}
+	return true, i.store.Update(func(w store.Writer) error {
+		record, err := recordOf(w, c)
+		if err != nil || record == nil {
+			return err
+		}
+		record.State = Delivered
+		return putRecord(w, record)
+	})
+}
 
 // errEnough ends a scan that has what it wants.
 var errEnough = errors.New("enough")

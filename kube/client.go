@@ -63,6 +63,14 @@ type Client struct {
 	rest      *rest.RESTClient
 	host      string
 	namespace string
+	manager   string // who owns the fields that it applies
+}
+
+// as is the client under the name of another field manager.
+func (c *Client) as(manager string) *Client {
+	other := *c
+	other.manager = manager
+	return &other
 }
 
 // Connect prepares a client; it asks nothing of the API server yet.
@@ -89,11 +97,12 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.QPS, config.Burst = callsPerSecond, callsBurst
 	config.UserAgent = "meshca"
+	config.WarningHandlerWithContext = rest.NoWarnings{} // about others' content, mostly; ours is checked before it is sent
 	client, err := rest.UnversionedRESTClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	return &Client{rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault)}, nil
+	return &Client{rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault), manager: FieldManager}, nil
 }
 
 // Namespace is the namespace of the kubeconfig's context.
@@ -178,7 +187,7 @@ func (c *Client) apply(ctx context.Context, o object, body, v any) error {
 	if err != nil {
 		return err
 	}
-	query := url.Values{"fieldManager": {FieldManager}, "force": {"true"}}
+	query := url.Values{"fieldManager": {c.manager}, "force": {"true"}}
 	return c.call(ctx, c.rest.Patch(types.ApplyYAMLPatchType), "patch", o, query, data, v)
 }
 
@@ -188,7 +197,7 @@ func (c *Client) merge(ctx context.Context, o object, body, v any) error {
 	if err != nil {
 		return err
 	}
-	return c.call(ctx, c.rest.Patch(types.MergePatchType), "patch", o, url.Values{"fieldManager": {FieldManager}}, data, v)
+	return c.call(ctx, c.rest.Patch(types.MergePatchType), "patch", o, url.Values{"fieldManager": {c.manager}}, data, v)
 }
 
 // call asks once: whoever calls decides when to ask again. The answer is read into v.
@@ -204,7 +213,11 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 	if body != nil {
 		r = r.Body(body)
 	}
-	answer, err := r.Do(ctx).Raw()
+	result := r.Do(ctx)
+	if err := result.Error(); err != nil { // that of Raw has not read what the API server says
+		return newError(verb, o, err)
+	}
+	answer, err := result.Raw()
 	if err != nil {
 		return newError(verb, o, err)
 	}
@@ -217,9 +230,14 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 	return nil
 }
 
-// stream opens a watch. The caller closes it.
+// stream opens a watch of an object, or of all of a kind. The caller closes it.
 func (c *Client) stream(ctx context.Context, o object, query url.Values, accept string) (io.ReadCloser, error) {
-	r := c.rest.Get().AbsPath(o.path()).MaxRetries(0).SetHeader("Accept", accept)
+	all := o
+	all.name = ""
+	r := c.rest.Get().AbsPath(all.path()).MaxRetries(0).SetHeader("Accept", accept)
+	if o.name != "" {
+		r = r.Param("fieldSelector", "metadata.name="+o.name)
+	}
 	for key, values := range query {
 		for _, value := range values {
 			r = r.Param(key, value)

@@ -69,6 +69,14 @@ func (e *Error) Hint() string {
 	return ""
 }
 
+// hinted adds its hint to an error that is shown where there is no place for one.
+func hinted(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok && e.Hint() != "" {
+		return fmt.Errorf("%w: %s", err, e.Hint())
+	}
+	return err
+}
+
 // Wait is how long the API server asks to be left alone.
 func (e *Error) Wait() time.Duration { return e.RetryAfter }
 
@@ -88,11 +96,14 @@ func newError(verb string, o object, err error) *Error {
 		return e
 	}
 	s := status.Status()
+	by, denied := deniedBy(s)
 	switch {
 	case apierrors.IsUnauthorized(err):
 		e.Kind = Unauthenticated
+	case denied:
+		e.Kind, e.detail = Denied, by
 	case apierrors.IsForbidden(err):
-		e.Kind, e.detail = forbidden(s)
+		e.forbidden(s)
 	case apierrors.IsNotFound(err):
 		if e.Kind = NotFound; s.Details != nil && s.Details.Kind == "namespaces" {
 			e.Kind = NamespaceMissing
@@ -133,22 +144,35 @@ func away(err error) string {
 	return words
 }
 
-// forbidden tells RBAC, admission and a dying namespace apart: all are status 403.
-func forbidden(s metav1.Status) (Kind, string) {
+// deniedBy says which admission policy or webhook has refused. Its status is the policy's to choose: 422 where it
+// chooses none.
+func deniedBy(s metav1.Status) (who string, denied bool) {
+	if policy, ok := between(s.Message, "ValidatingAdmissionPolicy '", "'"); ok {
+		return "policy " + policy, true
+	}
+	webhook, ok := between(s.Message, `admission webhook "`, `"`)
+	return "webhook " + webhook, ok
+}
+
+// forbidden tells RBAC, other admission and a dying namespace apart: all are status 403.
+func (e *Error) forbidden(s metav1.Status) {
+	e.Kind = Forbidden
 	if s.Details != nil {
 		for _, cause := range s.Details.Causes {
 			if cause.Type == "NamespaceTerminating" {
-				return NamespaceTerminating, ""
+				e.Kind = NamespaceTerminating
+				return
 			}
 		}
 	}
-	if policy, ok := between(s.Message, "ValidatingAdmissionPolicy '", "'"); ok {
-		return Denied, "policy " + policy
+	if strings.Contains(s.Message, "exceeded quota: ") {
+		e.Kind, e.detail = Denied, "the namespace's quota is used up"
+		return
 	}
-	if webhook, ok := between(s.Message, `admission webhook "`, `"`); ok {
-		return Denied, "webhook " + webhook
+	// An apply of what is not there needs the right to create it as well: what is missing is named.
+	if verb, ok := between(s.Message, `" cannot `, ` resource "`); ok && e.Verb == "patch" {
+		e.Verb = verb
 	}
-	return Forbidden, ""
 }
 
 // conflict tells apart whose fault a status 409 is.

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -22,8 +23,10 @@ const (
 	eventsWaiting = 512
 	// eventEvery is the least time between two: Events are for people, Secrets come first.
 	eventEvery = 100 * time.Millisecond
-	// controller is who reports, as Events say it.
+	// reporter is who reports, as Events say it.
 	reporter = "meshca.io/meshca"
+	// eventsGroup is the API group of Events.
+	eventsGroup = "events.k8s.io"
 )
 
 // A notice is an Event that is not written yet.
@@ -41,6 +44,7 @@ type events struct {
 	waiting  chan notice
 	dropped  atomic.Int64
 	instance string
+	refused  refusals
 }
 
 func newEvents(c *Client, log *slog.Logger) *events {
@@ -48,7 +52,8 @@ func newEvents(c *Client, log *slog.Logger) *events {
 	if err != nil || host == "" {
 		host = "meshca"
 	}
-	return &events{client: c, log: log, waiting: make(chan notice, eventsWaiting), instance: host}
+	return &events{client: c, log: log, waiting: make(chan notice, eventsWaiting), instance: host,
+		refused: refusals{what: "not all that is done is told in Events"}}
 }
 
 // add does not wait.
@@ -102,15 +107,21 @@ func (e *events) write(ctx context.Context, n notice) {
 		var live struct {
 			Metadata metav1.ObjectMeta `json:"metadata"`
 		}
-		if err := e.client.get(ctx, at, &live, nil); err != nil {
+		err := e.client.get(ctx, at, &live, nil)
+		e.refused.note(s.Name, at, err)
+		if err != nil {
 			e.log.Debug("no Event on a workload", "error", err)
 			continue
 		}
 		about = append(about, reference{"apps/" + version, w.Kind, s.Namespace, w.Name, string(live.Metadata.UID)})
 	}
 	for _, regarding := range about {
+		at := object{group: eventsGroup, resource: "events", namespace: s.Namespace}
 		if err := e.post(ctx, n, regarding, secret); err != nil {
+			e.refused.note(s.Name, at, err)
 			e.log.Debug("no Event", "error", err)
+		} else {
+			e.refused.clear(at)
 		}
 	}
 }
@@ -125,16 +136,20 @@ func (e *events) post(ctx context.Context, n notice, regarding, secret reference
 		kind = "Warning"
 	}
 	body := map[string]any{
-		"apiVersion": "events.k8s.io/" + version, "kind": "Event",
+		"apiVersion": eventsGroup + "/" + version, "kind": "Event",
 		"metadata":  map[string]any{"name": name, "namespace": regarding.Namespace, "resourceVersion": absent},
 		"eventTime": n.at.UTC().Format("2006-01-02T15:04:05.000000Z07:00"),
-		"type":      kind, "reason": string(n.Kind), "action": string(n.Kind), "note": cut(n.Text),
+		"type":      kind, "reason": string(n.Kind), "action": string(n.Kind), "note": cut("service " + n.Service + ": " + n.Text),
 		"reportingController": reporter, "reportingInstance": e.instance, "regarding": regarding,
 	}
 	if regarding.Kind != secret.Kind {
 		body["related"] = secret
 	}
-	return e.client.apply(ctx, object{group: "events.k8s.io", resource: "events", namespace: regarding.Namespace, name: name}, body, nil)
+	err := e.client.apply(ctx, object{group: eventsGroup, resource: "events", namespace: regarding.Namespace, name: name}, body, nil)
+	if refused, ok := errors.AsType[*Error](err); ok {
+		refused.object.name = "" // it was made up for this one
+	}
+	return err
 }
 
 // cut makes a text no longer than an Event takes.

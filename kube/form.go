@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/meshca/meshca/kube/guard"
 	"github.com/meshca/meshca/rotation"
 )
 
@@ -23,7 +24,7 @@ import (
 const (
 	ours = "meshca.io/" // begins the names of all of it
 
-	labelService        = ours + "service"
+	labelService        = guard.ServiceLabel
 	labelManagedBy      = "app.kubernetes.io/managed-by" // only on a Secret that meshca has made: on others it is Helm's
 	managedBy           = "meshca"
 	annotationStamp     = ours + "stamp" // store identity and MAC, see rotation.Mark
@@ -33,7 +34,7 @@ const (
 	annotationNotBefore = ours + "not-before"
 	annotationNotAfter  = ours + "not-after"
 	annotationIssuer    = ours + "issuer"
-	annotationGlass     = ours + "break-glass" // an operator's: healing rests while it is there
+	annotationGlass     = guard.BreakGlassAnnotation // an operator's: healing rests while it is there
 
 	// markPlace is where the mark is, for people.
 	markPlace = ours + "* annotations"
@@ -56,26 +57,24 @@ func observe(secret *corev1.Secret, service string) rotation.Observation {
 	o := rotation.Observation{
 		Cert: secret.Data[rotation.CertFile], Key: secret.Data[rotation.KeyFile], CA: secret.Data[rotation.CAFile],
 		Mark: markOf(secret), MarkIn: markPlace,
-		By: writers(secret), Form: formOf(secret),
+		By: writers(secret), Form: formOf(secret), Written: written(secret),
 	}
-	for _, part := range []*[]byte{&o.Cert, &o.Key, &o.CA} {
-		if *part != nil && len(*part) == 0 {
-			*part = []byte{}
+	for key, part := range map[string]*[]byte{rotation.CertFile: &o.Cert, rotation.KeyFile: &o.Key, rotation.CAFile: &o.CA} {
+		if _, there := secret.Data[key]; there && *part == nil {
+			*part = []byte{} // null: the key is there, and empty
 		}
+	}
+	if glass, broken := secret.Annotations[annotationGlass]; broken {
+		o.Rests = cmp.Or(clean(glass), "no reason is given")
 	}
 	labels, annotations := held(secret)
 	o.Version = secretVersion{uid: secret.UID, resourceVersion: secret.ResourceVersion, kind: secret.Type, cert: o.Cert, key: o.Key,
-		kept: labels, keptAnnotations: annotations, rests: secret.Annotations[annotationGlass] != ""}
+		kept: labels, keptAnnotations: annotations, rests: o.Rests != ""}
 	if o.Mark != nil {
-		o.Deviations = marksDeviate(secret, service, o.Mark.Serial != "")
+		o.Deviations = marksDeviate(secret, service, o.Mark.Serial)
 	}
-	for _, f := range secret.ManagedFields {
-		if f.Manager == FieldManager && f.Operation == metav1.ManagedFieldsOperationApply && f.Time != nil {
-			o.Written = f.Time.Time
-		}
-	}
-	if glass := secret.Annotations[annotationGlass]; glass != "" {
-		o.Rests = clean(glass)
+	if o.Rests != "" { // when healing goes on this goes, also where nothing else is to be put right
+		o.Deviations = append(o.Deviations, rotation.Deviation{File: annotationGlass, Seen: o.Rests, Wanted: "absent"})
 	}
 	o.Foreign = obstacle(secret)
 	if lastAppliedHoldsKeys(secret) {
@@ -131,7 +130,7 @@ func clean(s string) string {
 	return quoted[1 : len(quoted)-1]
 }
 
-// marksOf are the annotations that tell of a leaf.
+// leafMarks are the annotations that tell of a leaf.
 func leafMarks(notBefore, notAfter time.Time, issuer string) map[string]string {
 	if notAfter.IsZero() {
 		return map[string]string{}
@@ -145,22 +144,28 @@ func leafMarks(notBefore, notAfter time.Time, issuer string) map[string]string {
 	return marks
 }
 
-// marksDeviate compares what the mark's MAC does not cover: the label, and what tells of the leaf.
-func marksDeviate(secret *corev1.Secret, service string, leaf bool) (found []rotation.Deviation) {
+// marksDeviate compares what the mark's MAC does not cover: the label, and what tells of the leaf. The latter only
+// beside the leaf that the mark names: what it should be beside another is not to be seen here.
+func marksDeviate(secret *corev1.Secret, service, serial string) (found []rotation.Deviation) {
 	differ := func(name, seen, wanted string) {
 		if seen != wanted {
 			found = append(found, rotation.Deviation{File: name, Seen: cmp.Or(clean(seen), "absent"), Wanted: cmp.Or(wanted, "absent")})
 		}
 	}
 	differ(labelService, secret.Labels[labelService], service)
-	want := map[string]string{}
-	if block, _ := pem.Decode(secret.Data[rotation.CertFile]); leaf && block != nil {
-		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
-			want = leafMarks(cert.NotBefore, cert.NotAfter, cert.Issuer.CommonName)
+	of := map[string]string{} // what tells of the leaf that is there
+	if block, _ := pem.Decode(secret.Data[rotation.CertFile]); block != nil {
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil && (serial == "" || cert.SerialNumber.Text(16) == serial) {
+			of = leafMarks(cert.NotBefore, cert.NotAfter, cert.Issuer.CommonName)
 		}
 	}
 	for _, name := range []string{annotationNotBefore, annotationNotAfter, annotationIssuer} {
-		differ(name, secret.Annotations[name], want[name])
+		switch seen := secret.Annotations[name]; {
+		case serial == "" && seen != of[name]: // a mark that names no leaf goes without; one whose serial was removed has them still
+			differ(name, seen, "")
+		case serial != "" && len(of) > 0:
+			differ(name, seen, of[name])
+		}
 	}
 	return found
 }
@@ -192,11 +197,13 @@ func manifestOf(s Service, m rotation.Material, v secretVersion) manifest {
 		m.Cert, m.Key = v.cert, v.key
 	}
 	data := map[string][]byte{rotation.CAFile: m.CA}
-	if m.Cert != nil {
-		data[rotation.CertFile] = m.Cert
-	}
-	if m.Key != nil {
-		data[rotation.KeyFile] = m.Key
+	for key, value := range map[string][]byte{rotation.CertFile: m.Cert, rotation.KeyFile: m.Key} {
+		if value == nil && kind == corev1.SecretTypeTLS {
+			value = []byte{} // the type must have both keys, be they empty
+		}
+		if value != nil {
+			data[key] = value
+		}
 	}
 	return manifest{
 		Metadata: manifestMeta{Name: s.Secret, Namespace: s.Namespace, UID: v.uid, ResourceVersion: cmp.Or(v.resourceVersion, absent),
@@ -252,7 +259,7 @@ type fields struct {
 }
 
 func fieldsOf(f metav1.ManagedFieldsEntry) (set fields, ok bool) {
-	return set, f.FieldsV1 != nil && json.Unmarshal(f.FieldsV1.Raw, &set) == nil
+	return set, f.FieldsV1 != nil && json.Unmarshal(f.FieldsV1.GetRawBytes(), &set) == nil
 }
 
 // held are the labels and annotations that are not ours by name, and that our field manager holds since it made
@@ -261,7 +268,7 @@ func held(secret *corev1.Secret) (labels, annotations map[string]string) {
 	labels, annotations = map[string]string{}, map[string]string{}
 	for _, entry := range secret.ManagedFields {
 		set, ok := fieldsOf(entry)
-		if !ok || entry.Manager != FieldManager || entry.Operation != metav1.ManagedFieldsOperationApply {
+		if !ok || !own(entry) {
 			continue
 		}
 		for name, value := range foreign(secret.Labels) {
@@ -278,18 +285,34 @@ func held(secret *corev1.Secret) (labels, annotations map[string]string) {
 	return labels, annotations
 }
 
+// own says whether an entry tells of our own writes.
+func own(entry metav1.ManagedFieldsEntry) bool {
+	return entry.Manager == FieldManager && entry.Operation == metav1.ManagedFieldsOperationApply
+}
+
+// written is when meshca last wrote the Secret, by the API server's clock; zero where it did not.
+func written(secret *corev1.Secret) time.Time {
+	for _, entry := range secret.ManagedFields {
+		if own(entry) && entry.Time != nil {
+			return entry.Time.Time
+		}
+	}
+	return time.Time{}
+}
+
 // writers names who claims to have changed what is ours, newest first: the field managers that hold any of it
-// beside our own. The names are free text, and removals leave no trace.
+// beside our own, and have written since we did. The names are free text, and removals leave no trace.
 func writers(secret *corev1.Secret) string {
 	type claim struct {
 		words string
 		at    time.Time
 	}
 	var claims []claim
+	last := written(secret)
 	for _, entry := range secret.ManagedFields {
 		set, ok := fieldsOf(entry)
-		if !ok || entry.Manager == FieldManager && entry.Operation == metav1.ManagedFieldsOperationApply || !set.holdsOurs() {
-			continue
+		if !ok || own(entry) || !set.holdsOurs() || entry.Time != nil && entry.Time.Time.Before(last) {
+			continue // before it: whoever held a value that we found as it should be
 		}
 		c := claim{words: clean(entry.Manager)}
 		if entry.Time != nil {
@@ -304,7 +327,7 @@ func writers(secret *corev1.Secret) string {
 		words = append(words, c.words)
 	}
 	if len(words) == 0 {
-		return ""
+		return removed
 	}
 	return fmt.Sprintf("%s (as its field manager says)", strings.Join(words, ", "))
 }

@@ -79,22 +79,30 @@ func holdsKeys(f metav1.ManagedFieldsEntry) bool {
 	var fields struct {
 		Data map[string]json.RawMessage `json:"f:data"`
 	}
-	if f.FieldsV1 == nil || json.Unmarshal(f.FieldsV1.Raw, &fields) != nil {
+	if f.FieldsV1 == nil || json.Unmarshal(f.FieldsV1.GetRawBytes(), &fields) != nil {
 		return false
 	}
 	return slices.ContainsFunc(keys, func(key string) bool { return fields.Data["f:"+key] != nil })
 }
 
 // lastAppliedHoldsKeys says whether kubectl apply has left a copy of one of the keys in the Secret's
-// annotations: whoever reads the Secret's metadata reads an old private key there, and the next kubectl apply of
-// that manifest writes the old values back. The copy is never quoted.
-func lastAppliedHoldsKeys(s *corev1.Secret) bool {
+// annotations: whoever reads the Secret's metadata reads it, and the next kubectl apply of that manifest writes
+// the old values back.
+func lastAppliedHoldsKeys(s *corev1.Secret) bool { return len(lastAppliedKeys(s)) > 0 }
+
+// lastAppliedKeys names the keys of which there is such a copy. The copy is never quoted.
+func lastAppliedKeys(s *corev1.Secret) (held []string) {
 	var applied struct {
 		Data       map[string]json.RawMessage `json:"data"`
 		StringData map[string]json.RawMessage `json:"stringData"`
 	}
 	if json.Unmarshal([]byte(s.Annotations[corev1.LastAppliedConfigAnnotation]), &applied) != nil {
-		return false
+		return nil
 	}
-	return slices.ContainsFunc(keys, func(key string) bool { return applied.Data[key] != nil || applied.StringData[key] != nil })
+	for _, key := range keys {
+		if applied.Data[key] != nil || applied.StringData[key] != nil {
+			held = append(held, key)
+		}
+	}
+	return held
 }

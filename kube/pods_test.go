@@ -115,10 +115,9 @@ spec:
 
 // testReaders: pods of a real API server, as it completes them.
 func testReaders(t *testing.T, m *meshCluster) {
-	m.namespace(t, "pods")
-	m.applyManifest(t, "pods", podsManifest)
-	m.kubectl(t, "-n", "pods", "patch", "pod", "ended", "--subresource=status", "--type=merge", "-p", `{"status":{"phase":"Succeeded"}}`)
-	m.kubectl(t, "-n", "pods", "delete", "pod", "leaving", "--wait=false")
+	m.Create(t, "pods", podsManifest)
+	m.Do(t, "", "-n", "pods", "patch", "pod", "ended", "--subresource=status", "--type=merge", "-p", `{"status":{"phase":"Succeeded"}}`)
+	m.Do(t, "", "-n", "pods", "delete", "pod", "leaving", "--wait=false")
 	byName, err := m.client.readers(t.Context(), "pods")
 	if err != nil {
 		t.Fatal(err)

@@ -2,10 +2,12 @@ package kube
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 func secretAt(namespace, name string) object {
@@ -54,4 +56,20 @@ func (c *Client) applySecret(ctx context.Context, m manifest) (*corev1.Secret, e
 		return nil, err
 	}
 	return written, nil
+}
+
+// CheckName refuses what cannot be the name of a Secret, before it becomes part of a path.
+func CheckName(name string) error {
+	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
+		return fmt.Errorf("%q cannot be the name of a Secret: lower-case letters, digits, '-' and '.', at most 253 of them", name)
+	}
+	return nil
+}
+
+// CheckNamespace refuses what cannot be the name of a namespace.
+func CheckNamespace(name string) error {
+	if problems := validation.IsDNS1123Label(name); len(problems) > 0 {
+		return fmt.Errorf("%q cannot be the name of a namespace: lower-case letters, digits and '-', at most 63 of them", name)
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/meshca/meshca/rotation"
@@ -26,15 +27,19 @@ type Target struct {
 	log    *slog.Logger
 	events *events
 
+	watches refusals
+
 	mu       sync.Mutex
 	services map[string]Service
-	versions map[string]string // by service: the resourceVersion of what was read or written last, "" of none
-	uids     map[string]string // of the Secrets, for Events
+	former   map[string]Service // those of the catalogue before, to name the place of one that has left
+	versions map[string]string  // by service, or by the bundle's path: the resourceVersion of what was read or written last, "" of none
+	uids     map[string]string  // of the Secrets, for Events
 }
 
 // New makes a target without services.
 func New(c *Client, mode WatchMode, log *slog.Logger) *Target {
 	return &Target{client: c, mode: mode, log: log, events: newEvents(c, log),
+		watches:  refusals{what: "changes are noticed in the sweep alone"},
 		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string)}
 }
 
@@ -43,6 +48,7 @@ func (t *Target) SetCatalogue(services []Service) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.services
+	t.former = before
 	t.services = make(map[string]Service, len(services))
 	for _, s := range services {
 		t.services[s.Name] = s
@@ -77,9 +83,11 @@ func (t *Target) known(service, version string) bool {
 
 // Place implements [rotation.Target]: namespace and name of the Secret, as people write it.
 func (t *Target) Place(service string) string {
-	s := t.service(service)
-	if s.Secret == "" {
-		return "the Secret of " + service // it has left the catalogue
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s, kept := t.services[service]
+	if !kept {
+		s = t.former[service]
 	}
 	return s.Namespace + "/" + s.Secret
 }
@@ -100,13 +108,19 @@ func (t *Target) Observe(ctx context.Context, name string) (rotation.Observation
 	if err != nil {
 		return rotation.Observation{}, err
 	}
+	o := rotation.Observation{MarkIn: markPlace, Version: secretVersion{}, By: removed}
 	if secret == nil {
 		t.remember(name, "", "")
-		return rotation.Observation{MarkIn: markPlace, Version: secretVersion{}}, nil
+	} else {
+		t.remember(name, secret.ResourceVersion, string(secret.UID))
+		o = observe(secret, name)
 	}
-	t.remember(name, secret.ResourceVersion, string(secret.UID))
-	return observe(secret, name), nil
+	o.Remarks = slices.Concat(o.Remarks, t.watches.of(name), t.events.refused.of(name))
+	return o, nil
 }
+
+// removed is what is known of who has removed something.
+const removed = "nobody knows: Kubernetes records nobody for a removal, its audit log may"
 
 // Write implements [rotation.Target]: one server-side apply, over the observed Secret and no other.
 func (t *Target) Write(ctx context.Context, name string, m rotation.Material, over rotation.Version) error {
@@ -158,7 +172,7 @@ func (t *Target) Readers(ctx context.Context, services []string) (map[string]rot
 		if pods[s.Namespace] == nil {
 			reading, err := t.client.readers(ctx, s.Namespace)
 			if err != nil {
-				return nil, err
+				return nil, hinted(err)
 			}
 			pods[s.Namespace] = reading
 		}

@@ -12,12 +12,8 @@ import (
 	"github.com/meshca/meshca/rotation"
 )
 
-// BundleName is the name of the ConfigMap that holds the trust bundle, under the key ca.crt, in each namespace of
-// a service: for whoever only verifies.
-const BundleName = "meshca-ca"
-
 func bundleAt(namespace string) object {
-	return object{resource: "configmaps", namespace: namespace, name: BundleName}
+	return object{resource: "configmaps", namespace: namespace, name: BundleMap}
 }
 
 // Publish implements [rotation.Target]: the ConfigMap in each namespace. What cannot be done in one does not keep
@@ -25,9 +21,7 @@ func bundleAt(namespace string) object {
 func (t *Target) Publish(ctx context.Context, bundle []byte) error {
 	var failed []error
 	for _, namespace := range t.namespaces() {
-		if err := t.client.publish(ctx, namespace, string(bundle)); err != nil {
-			failed = append(failed, err)
-		}
+		failed = append(failed, hinted(t.publish(ctx, namespace, string(bundle))))
 	}
 	return errors.Join(failed...)
 }
@@ -43,25 +37,29 @@ func (t *Target) namespaces() (all []string) {
 }
 
 // publish brings the ConfigMap of one namespace up to date.
-func (c *Client) publish(ctx context.Context, namespace, bundle string) error {
+func (t *Target) publish(ctx context.Context, namespace, bundle string) error {
 	at := bundleAt(namespace)
 	var live corev1.ConfigMap
-	err := c.get(ctx, at, &live, nil)
+	err := t.client.get(ctx, at, &live, nil)
 	if err != nil && !is(err, NotFound) {
 		return err
 	}
 	if live.Data[rotation.CAFile] == bundle {
+		t.remember(at.path(), live.ResourceVersion, "")
 		return nil
 	}
 	if live.Immutable != nil && *live.Immutable {
 		return fmt.Errorf("%s is immutable: delete it, and meshca makes it anew", at)
 	}
 	m := manifest{APIVersion: version, Kind: "ConfigMap", Data: map[string]string{rotation.CAFile: bundle},
-		Metadata: manifestMeta{Name: BundleName, Namespace: namespace, UID: live.UID, ResourceVersion: cmp.Or(live.ResourceVersion, absent)}}
-	if live.ResourceVersion == "" {
-		m.Metadata.Labels = map[string]string{labelManagedBy: managedBy}
-	} else if live.Labels[labelManagedBy] == managedBy {
+		Metadata: manifestMeta{Name: BundleMap, Namespace: namespace, UID: live.UID, ResourceVersion: cmp.Or(live.ResourceVersion, absent)}}
+	if live.ResourceVersion == "" || live.Labels[labelManagedBy] == managedBy {
 		m.Metadata.Labels = map[string]string{labelManagedBy: managedBy}
 	}
-	return c.apply(ctx, at, m, nil)
+	if err := t.client.apply(ctx, at, m, &live); err != nil {
+		return err
+	}
+	t.remember(at.path(), live.ResourceVersion, "")
+	t.log.Info("published the trust bundle", "configmap", namespace+"/"+BundleMap)
+	return nil
 }

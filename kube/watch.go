@@ -41,6 +41,7 @@ func (t *Target) Watch(ctx context.Context, services []string, changed func(serv
 		<-ctx.Done()
 		return nil
 	}
+	t.watches.forget()
 	group, ctx := errgroup.WithContext(ctx)
 	namespaces := make(map[string]map[string]string) // to the service of each Secret
 	for _, name := range services {
@@ -51,10 +52,10 @@ func (t *Target) Watch(ctx context.Context, services []string, changed func(serv
 		namespaces[s.Namespace][s.Secret] = name
 	}
 	for namespace, secrets := range namespaces {
-		group.Go(func() error {
-			bundle := &follower{client: t.client, at: bundleAt(namespace), changed: func(string) { changed(rotation.Published) }, seen: map[string]string{}}
-			return bundle.run(ctx)
-		})
+		bundle := t.follow(bundleAt(namespace), secrets, changed)
+		bundle.names, bundle.changed = []string{BundleMap}, func(string) { changed(rotation.Published) }
+		bundle.known = func(_, version string) bool { return t.known(bundleAt(namespace).path(), version) }
+		group.Go(func() error { return bundle.run(ctx) })
 		if t.mode == WatchNamespace {
 			group.Go(func() error {
 				return t.follow(object{resource: "secrets", namespace: namespace}, secrets, changed).run(ctx)
@@ -70,9 +71,17 @@ func (t *Target) Watch(ctx context.Context, services []string, changed func(serv
 	return group.Wait()
 }
 
-// follow watches Secrets, by name the services that they are of.
+// follow watches something of services that have these Secrets. A service is looked at anew where its watch turns
+// out to be refused, or no longer is, so that its status says so.
 func (t *Target) follow(at object, services map[string]string, changed func(string)) *follower {
 	f := &follower{client: t.client, at: at, changed: func(name string) { changed(services[name]) }, seen: make(map[string]string)}
+	f.refused = func(err error) {
+		for _, service := range services {
+			if t.watches.note(service, at, err) {
+				changed(service)
+			}
+		}
+	}
 	f.known = func(name, version string) bool {
 		service, ours := services[name]
 		return !ours || t.known(service, version)
@@ -90,6 +99,7 @@ type follower struct {
 	names   []string // that are expected to be there
 	known   func(name, version string) bool
 	changed func(name string)
+	refused func(err error)   // is told how each attempt to watch goes
 	seen    map[string]string // the names told of in the current stream's beginning; nil after it
 }
 
@@ -118,12 +128,10 @@ func (f *follower) once(ctx context.Context) {
 	query := url.Values{
 		"watch": {"true"}, "sendInitialEvents": {"true"}, "resourceVersionMatch": {"NotOlderThan"}, "allowWatchBookmarks": {"true"},
 	}
-	at := f.at
-	if at.name != "" {
-		query.Set("fieldSelector", "metadata.name="+at.name)
-		at.name = ""
+	stream, err := f.client.stream(ctx, f.at, query, metadataOnly)
+	if ctx.Err() == nil {
+		f.refused(err)
 	}
-	stream, err := f.client.stream(ctx, at, query, metadataOnly)
 	if err != nil {
 		return
 	}

@@ -123,6 +123,7 @@ func (e *Engine) adopt(found map[string]Seen, now time.Time) (changed bool, err 
 		}
 	}
 	e.tellAdoption(takeovers, known)
+	e.changedAgain("") // when the union is written it is looked at again: a target need not tell of our own writes
 	return changed, nil
 }
 

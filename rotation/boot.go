@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/meshca/meshca/ca"
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/store"
@@ -29,7 +31,41 @@ type Boot struct {
 	// NewRoot founds a new CA although an older store was lost. Confirm is shown what that breaks first,
 	// and refuses with an error.
 	NewRoot bool
+	// Accept does so only where one was lost.
+	Accept  bool
 	Confirm func(breaks []string) error
+
+	// Looks is what the places held when the CA was founded; nil where it was there already. The engine's start
+	// decides on the same.
+	Looks Looks
+}
+
+// Looks are observations of places, by service.
+type Looks map[string]look
+
+// look is an observation, or why there is none.
+type look struct {
+	Observation
+	err error
+}
+
+// lookAt observes places, a few at once.
+func lookAt(ctx context.Context, target Target, services []string) Looks {
+	all := make([]look, len(services))
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for i, service := range services {
+		group.Go(func() error { // ends with lookAt
+			all[i].Observation, all[i].err = target.Observe(ctx, service)
+			return nil
+		})
+	}
+	_ = group.Wait() // no error is returned above
+	looks := make(Looks, len(services))
+	for i, service := range services {
+		looks[service] = all[i]
+	}
+	return looks
 }
 
 // A LostError says that the store, or its seal, is not where it should be.
@@ -116,8 +152,9 @@ func (b *Boot) mayFound(ctx context.Context) (claims map[string]*Mark, err error
 	if remembered != "" {
 		traces = append(traces, fmt.Sprintf("seal %s belongs to store %s", b.SealPath, remembered))
 	}
+	b.Looks = lookAt(ctx, b.Target, b.Services)
 	for _, service := range b.Services {
-		o, err := b.Target.Observe(ctx, service)
+		o, err := b.Looks[service].Observation, b.Looks[service].err
 		if err != nil && !errors.Is(err, ErrNotWritable) {
 			return nil, fmt.Errorf("no CA is founded while it is not known what is there: %w", err)
 		}
@@ -129,14 +166,14 @@ func (b *Boot) mayFound(ctx context.Context) (claims map[string]*Mark, err error
 	if len(traces) == 0 {
 		return nil, nil
 	}
-	if b.NewRoot {
+	if b.NewRoot || b.Accept {
 		return claims, b.Confirm(b.breaks(claims))
 	}
 	return nil, &LostError{
 		Reason: fmt.Sprintf("store %s is empty, but there was one: %s", b.StorePath, summary(traces)),
 		Hints: []string{
 			"put the store back at " + b.StorePath,
-			"or, if it is lost for good: start with --new-root, which says first what will break",
+			"or, if it is lost for good: start with --accept, which says first what will break",
 		},
 	}
 }
@@ -188,7 +225,7 @@ func (b *Boot) found(st store.Store, seal *ca.Seal, claims map[string]*Mark) (*c
 			return nil, err
 		}
 	}
-	if b.NewRoot {
+	if b.NewRoot || b.Accept {
 		if err := seal.Forget(); err != nil {
 			return nil, err
 		}

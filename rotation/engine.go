@@ -33,6 +33,9 @@ type Config struct {
 	HoldDown time.Duration    // how long after a write a new process may still be given the old files
 	Now      func() time.Time // the wall clock
 	Log      *slog.Logger
+	// Looks is what a boot has seen just now of the places: Start does not look at them again. Where one has
+	// changed since, its write fails and it is observed anew.
+	Looks Looks
 	// Accept, where set, is shown what breaks where places would be refused at the start, and lets them be
 	// written over unless it returns an error.
 	Accept func(breaks []string) error
@@ -72,15 +75,18 @@ type command struct {
 // goroutine that works on it.
 type service struct {
 	State
-	failures int
-	retryAt  time.Time // after a failure, or when heals are metered: not before
-	finding  string    // what stands in the way, "" if nothing does
-	hint     string
-	refused  bool
-	unseen   bool // the newest look at the target failed
-	unread   bool // its records could not be read yet
-	rests    bool // an operator wants it left alone
-	remarks  []Remark
+	failures  int
+	retryAt   time.Time // after a failure, or when heals are metered: not before
+	finding   string    // what stands in the way, "" if nothing does
+	hint      string
+	refused   bool
+	unseen    bool // the newest look at the target failed
+	unread    bool // its records could not be read yet
+	throttled bool // the target has asked to come later
+	newer     bool // its place is another store's, or newer than the store
+	arrived   bool // its newest leaf is in place, and that is not recorded yet
+	rests     bool // an operator wants it left alone
+	remarks   []Remark
 
 	ahead    *looked   // an observation that its turn in this pass uses
 	seen     *Seen     // the newest look at the place in this process's life
@@ -169,7 +175,12 @@ func (e *Engine) Start(ctx context.Context) error {
 // admit looks at every place before the first is written. What no meshca wrote is taken over; what another
 // store wrote, or a newer state of this one, is a reason to stand still for all.
 func (e *Engine) admit(ctx context.Context, now time.Time) error {
-	e.look(ctx, e.names())
+	looks := e.Looks
+	e.Looks = nil
+	if looks == nil {
+		looks = lookAt(ctx, e.Target, e.names())
+	}
+	e.take(looks)
 	refused := &RefusedError{}
 	w := e.world(now)
 	for _, name := range e.names() {
@@ -187,21 +198,21 @@ func (e *Engine) admit(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// look observes places, a few at once, for the turns that follow. A place that cannot be observed is left to
-// its turn, which says so.
-func (e *Engine) look(ctx context.Context, names []string) {
-	var group errgroup.Group
-	group.SetLimit(parallel)
-	for _, name := range names {
+// look observes places for the turns that follow.
+func (e *Engine) look(ctx context.Context, names []string) { e.take(lookAt(ctx, e.Target, names)) }
+
+// take keeps observations for the turns that follow. A place that cannot be observed is left to its turn, which
+// says so.
+func (e *Engine) take(looks Looks) {
+	for name, l := range looks {
 		s := e.services[name]
-		group.Go(func() error { // ends with look; owns s until then
-			if seen, err := e.observe(ctx, s); err == nil || errors.Is(err, ErrNotWritable) {
-				s.ahead = &looked{seen, err}
-			}
-			return nil
-		})
+		if s == nil {
+			continue
+		}
+		if seen, err := e.judge(s, l.Observation, l.err); err == nil || errors.Is(err, ErrNotWritable) {
+			s.ahead = &looked{seen, err}
+		}
 	}
-	_ = group.Wait() // no error is returned above
 }
 
 // Run keeps the services until ctx ends. It returns nil then; what was begun is finished first.
@@ -226,10 +237,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		now := e.now()
-		if slices.Contains(names, Published) {
-			e.publishAgain(ctx, now)
-		}
 		e.noticeClock(now)
+		all = all || slices.Contains(names, Published) && e.mayPublish(now)
 		if all = all || e.runDue(now) || !now.Before(e.nextSweep()); all {
 			names = e.names()
 		}
@@ -309,6 +318,9 @@ func (e *Engine) setCatalogue(policies []issuer.Policy) {
 	for _, name := range e.Issuer.Services() {
 		if s, kept := e.services[name]; kept {
 			s.Fits = s.Leaf != nil && e.Issuer.Fits(s.Leaf)
+			if s.Subject != e.Target.Subject(name) { // another place: what is recorded of the old one is not of it
+				s.unread = e.reread(s) != nil
+			}
 			continue
 		}
 		s := &service{State: State{Service: name}}
@@ -374,7 +386,10 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 			return nil
 		})
 	}
-	err := group.Wait()
+	err := errors.Join(group.Wait(), e.recordDelivered(names))
+	if err != nil && !all {
+		e.Log.Error("pass incomplete", "error", err)
+	}
 	if e.moved.Swap(false) {
 		e.trusted(ctx, now) // what is waited for is another; the next pass acts on it
 	}

@@ -15,13 +15,14 @@ func (f Form) equal(o Form) bool {
 	return f.Type == o.Type && maps.Equal(f.Labels, o.Labels) && maps.Equal(f.Annotations, o.Annotations) && slices.Equal(f.Keys, o.Keys)
 }
 
-func getForm(r store.Reader, service string) (f Form, err error) {
-	value, ok := r.Get(formPrefix + service)
+// getForm reads the form of the place of that subject.
+func getForm(r store.Reader, subject string) (f Form, err error) {
+	value, ok := r.Get(formPrefix + subject)
 	if !ok {
 		return f, nil
 	}
 	if err := json.Unmarshal(value, &f); err != nil {
-		return f, fmt.Errorf("record %s%s: %w", formPrefix, service, err)
+		return f, fmt.Errorf("record %s%s: %w", formPrefix, subject, err)
 	}
 	return f, nil
 }
@@ -29,7 +30,8 @@ func getForm(r store.Reader, service string) (f Form, err error) {
 // keepForm records what of a place is not ours, so that it can be made again with it. Of a place where nothing
 // is, the record stays: that is what it is for.
 func (e *Engine) keepForm(s *service, seen Seen) error {
-	if seen.Empty() || seen.Form.equal(s.form) || seen.Foreign.Reason != "" {
+	absent := seen.Empty() && seen.Form.equal(Form{})
+	if absent || seen.Form.equal(s.form) || seen.Foreign.Reason != "" {
 		return nil
 	}
 	value, err := json.Marshal(seen.Form)
@@ -37,7 +39,7 @@ func (e *Engine) keepForm(s *service, seen Seen) error {
 		return err
 	}
 	if err := e.Store.Update(func(w store.Writer) error {
-		w.Put(formPrefix+s.Service, value)
+		w.Put(formPrefix+s.Subject, value)
 		return nil
 	}); err != nil {
 		return fmt.Errorf("record the form of %s: %w", e.Target.Place(s.Service), err)

@@ -61,8 +61,9 @@ func (e *Engine) mayRefuse(s *service) string {
 	case s.seen.trusts(authority.Root().Certificate):
 		return ""
 	}
+	signedAnew := func(name string) bool { return e.services[name] != nil && e.services[name].Takeover != nil }
 	for _, anchor := range authority.Anchors() {
-		if s.seen.trusts(anchor.Certificate) {
+		if s.seen.trusts(anchor.Certificate) && slices.ContainsFunc(anchor.Services, signedAnew) {
 			return "its place is left alone, and its " + CAFile + " does not hold our root: its processes would refuse leaves that are signed anew"
 		}
 	}
@@ -133,6 +134,7 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 	switch holds := seen.trusts(e.Issuer.Authority().Root().Certificate); {
 	case holds && seen.Proven && next.InPlace.IsZero():
 		next.Placed, next.InPlace, next.Written = true, now.UTC(), seen.Written.UTC()
+		e.changedAgain("") // the pass that follows acts on it
 	case holds && seen.Proven && next.Written.IsZero() && !seen.Written.IsZero():
 		next.Written = seen.Written.UTC()
 	case !holds && !next.InPlace.IsZero():

@@ -2,23 +2,33 @@ package rotation
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 )
 
-// publishBundle puts the trust bundle where those find it who only verify.
+// publishBundle puts the trust bundle where those find it who only verify, at the end of a pass over all services.
+// Where one of them holds what a newer state of the store has written, that state has published a newer bundle too:
+// whoever writes, publishes last. Where no place could be read it is not known.
 func (e *Engine) publishBundle(ctx context.Context) error {
+	unread := len(e.services) > 0
+	for _, name := range e.names() {
+		s := e.services[name]
+		if s.newer {
+			return fmt.Errorf("the trust bundle is not published: %s was written by another store, or a newer state of this one", e.Target.Place(name))
+		}
+		unread = unread && s.unseen
+	}
+	if unread {
+		return errors.New("the trust bundle is not published: no place could be read")
+	}
 	return e.Target.Publish(ctx, e.Issuer.Authority().Bundle().PEM())
 }
 
-// publishAgain does so after somebody may have changed it. It is metered as the heals of a service are; what is
-// not done now is done in the sweep.
-func (e *Engine) publishAgain(ctx context.Context, now time.Time) {
+// mayPublish meters what is done after somebody may have changed what was published, as the heals of a service are;
+// what is not done now is done in the sweep.
+func (e *Engine) mayPublish(now time.Time) bool {
 	next, ok, _ := e.publications.take(now)
 	e.publications = next
-	if !ok {
-		return
-	}
-	if err := e.publishBundle(ctx); err != nil {
-		e.Log.Error("the trust bundle is not published", "error", err)
-	}
+	return ok
 }

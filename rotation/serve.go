@@ -20,7 +20,7 @@ func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) 
 	}
 	// What could not be read is looked at whenever there is a reason to look: that costs nothing. What
 	// could not be issued or written waits its time, also where its own attempts are the reason to look.
-	if now.Before(s.retryAt) && now.Add(retryLast).After(s.retryAt) && !s.unseen {
+	if s.backsOff(now) {
 		return
 	}
 	if s.unread {
@@ -43,6 +43,12 @@ func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) 
 	}
 }
 
+// backsOff says whether the service is left alone for now. A look at what could not be seen costs nothing, unless the
+// target has asked to come later.
+func (s *service) backsOff(now time.Time) bool {
+	return now.Before(s.retryAt) && now.Add(retryLast).After(s.retryAt) && (!s.unseen || s.throttled)
+}
+
 // maxTries is how often a turn begins anew because the place changed in the middle of it.
 const maxTries = 3
 
@@ -50,6 +56,9 @@ const maxTries = 3
 func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) error {
 	seen, err := e.newest(ctx, s)
 	s.unseen = err != nil
+	if err == nil {
+		err = e.noteLate(s, seen)
+	}
 	if err == nil && s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
 		err = e.settle(s, seen)
 	}
@@ -63,6 +72,7 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 	s.remarks, s.rests = s.remarksOn(seen, now), false
 	var action Action
 	before := s.State
+	_, s.newer = refuse(s.State, w, seen, now)
 	s.State, action = Step(s.State, w, seen, now)
 	switch action.Do {
 	case Keep:
@@ -137,6 +147,11 @@ func (e *Engine) newest(ctx context.Context, s *service) (Seen, error) {
 // seen counts also with an error that wraps ErrNotWritable.
 func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 	o, err := e.Target.Observe(ctx, s.Service)
+	return e.judge(s, o, err)
+}
+
+// judge finds out what the store knows of what was observed.
+func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 	if err != nil && !errors.Is(err, ErrNotWritable) {
 		return Seen{}, err
 	}
@@ -164,24 +179,42 @@ func (e *Engine) observe(ctx context.Context, s *service) (Seen, error) {
 	return seen, err
 }
 
+// noteLate corrects the record of a leaf that lies there although it counted as never written: a write that a killed
+// process had sent may arrive when the next one has looked.
+func (e *Engine) noteLate(s *service, seen Seen) error {
+	if !seen.Recorded || s.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
+		return nil
+	}
+	news, err := e.Issuer.MarkSeen(seen.Leaf)
+	if err != nil || !news {
+		return err
+	}
+	e.Log.Warn("leaf was written after all, late: no longer counted as undelivered", "service", s.Service,
+		"serial", issuer.SerialString(seen.Leaf))
+	return e.reread(s)
+}
+
 // settle finds out whether the newest leaf was written before a crash or a lost answer. It was, where the
 // target holds it. It was not, where the target still holds what was there before, whole or nothing: then
 // nobody can have its key. Anything else proves neither, and it stays accounted for until it expires.
 func (e *Engine) settle(s *service, seen Seen) error {
 	if seen.Leaf != nil && seen.Leaf.Equal(s.Leaf.Certificate()) {
 		s.Pending = nil
-		return e.deliver(s)
+		e.deliver(s)
+		return nil
 	}
 	if s.Pending != nil {
 		return nil // its key is at hand: it is written now
+	}
+	if seen.Proven && seen.Mark.Serial == s.Leaf.Record().Serial {
+		e.deliver(s) // it was there: somebody has put another one in its place since
+		return nil
 	}
 	before, err := e.Issuer.Before(s.Leaf)
 	if err != nil {
 		return err
 	}
-	untouched := before == nil && seen.Empty() ||
-		before != nil && seen.Leaf != nil && seen.Leaf.Equal(before.Certificate())
-	if !untouched {
+	if untouched := before == nil && seen.Empty() || before != nil && seen.holds(before); !untouched {
 		return nil
 	}
 	if err := e.Issuer.MarkUndelivered(s.Leaf); err != nil {
@@ -191,22 +224,50 @@ func (e *Engine) settle(s *service, seen Seen) error {
 	return e.reread(s)
 }
 
-// deliver records that the newest leaf is in place. Taking over ends with that.
-func (e *Engine) deliver(s *service) error {
-	if err := e.Issuer.MarkDelivered(s.Leaf); err != nil {
-		return err
+// holds says whether the leaf is in place as it was written there, or as it was found. Without its mark it may have been
+// put back over a newer one.
+func (s *Seen) holds(leaf *issuer.Leaf) bool {
+	record := leaf.Record()
+	return s.Leaf != nil && s.Leaf.Equal(leaf.Certificate()) &&
+		(s.Proven && s.Mark.Serial == record.Serial || s.Mark == nil && record.Adopted())
+}
+
+// deliver notes that the newest leaf is in place. The pass records it for all services at once; a crash before
+// that is settled at the next start, by what the target holds.
+func (e *Engine) deliver(s *service) {
+	s.arrived = true
+}
+
+// recordDelivered records which leaves have come to their places in this pass.
+func (e *Engine) recordDelivered(names []string) error {
+	var arrived []*service
+	var leaves []*issuer.Leaf
+	for _, name := range names {
+		if s := e.services[name]; s != nil && s.arrived {
+			arrived, leaves = append(arrived, s), append(leaves, s.Leaf)
+		}
 	}
-	return e.reread(s)
+	if len(arrived) == 0 {
+		return nil
+	}
+	if err := e.Issuer.MarkDelivered(leaves...); err != nil {
+		return fmt.Errorf("record what was delivered: %w", err)
+	}
+	for _, s := range arrived {
+		s.Leaf, s.arrived = s.Leaf.AsDelivered(), false
+	}
+	return nil
 }
 
 // reread takes what the store knows of the service from it anew.
 func (e *Engine) reread(s *service) (err error) {
+	s.Subject = e.Target.Subject(s.Service)
 	if s.Leaf, s.Known, err = e.Issuer.Current(s.Service); err == nil {
 		s.Accepted, err = e.Issuer.Claimed(s.Service)
 	}
 	if err == nil {
 		err = e.Store.View(func(r store.Reader) error {
-			form, err := getForm(r, s.Service)
+			form, err := getForm(r, s.Subject)
 			s.form = form
 			if err == nil {
 				s.taken, err = getTakeover(r, s.Service)
@@ -217,7 +278,6 @@ func (e *Engine) reread(s *service) (err error) {
 	if err != nil {
 		return fmt.Errorf("read the records of %q: %w", s.Service, err)
 	}
-	s.Subject = e.Target.Subject(s.Service)
 	s.Takeover = s.taken
 	if s.Leaf != nil {
 		if record := s.Leaf.Record(); !record.Adopted() {
@@ -252,7 +312,7 @@ func (e *Engine) act(ctx context.Context, s *service, w World, action Action, se
 	s.Resumed, s.Pending = false, nil
 	e.tell(s, action, seen, now)
 	if s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
-		return e.deliver(s)
+		e.deliver(s)
 	}
 	return nil
 }
@@ -281,7 +341,7 @@ func (e *Engine) issue(s *service, reason string, now time.Time) (key []byte, er
 		// The record may be there all the same: what the store says counts.
 		return nil, errors.Join(err, e.reread(s))
 	}
-	s.Leaf, s.Known, s.Fits, s.Owed, s.Takeover = leaf, true, true, false, nil
+	s.Leaf, s.Known, s.Fits, s.Owed, s.Takeover, s.arrived = leaf, true, true, false, nil, false
 	s.issued++
 	return encodeKey(signer)
 }
@@ -317,6 +377,9 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 	s.lastHeal = now
 	var files, was, wanted, parts []string
 	for _, d := range action.Deviations {
+		if action.Do == Issue {
+			d.Wanted = s.wanted(d, seen.MarkIn)
+		}
 		files, was, wanted = append(files, d.File), append(was, d.Seen), append(wanted, d.Wanted)
 		parts = append(parts, fmt.Sprintf("%s: %s → %s", d.File, d.Seen, d.Wanted))
 	}
@@ -347,12 +410,28 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 	}
 }
 
+// wanted is what a deviation was put right to, where that is a leaf which was not there when it was found.
+func (s *service) wanted(d Deviation, mark string) string {
+	switch d.File {
+	case CertFile:
+		return describe(s.Leaf.Chain(), nil)
+	case mark:
+		record := s.Leaf.Record()
+		return fmt.Sprintf("epoch %d serial %s", record.Epoch, record.Serial)
+	}
+	return d.Wanted
+}
+
 // failed keeps an error for the status and tries again later. The same error is logged once.
 func (e *Engine) failed(s *service, err error, now time.Time) {
-	if !now.Before(s.retryAt) { // an extra look in between does not lengthen the wait
+	// From now, not from the pass's beginning: what fails after a long wait would be tried again at once.
+	failed, wait := e.now(), asked(err)
+	s.throttled = wait > 0
+	if !now.Before(s.retryAt) { // an extra look in between does not lengthen the wait, unless it is asked to
 		s.failures++
-		s.retryAt = now.Add(max(retryAfter(s.failures, s.Service), asked(err)))
+		wait = max(wait, retryAfter(s.failures, s.Service))
 	}
+	s.retryAt = later(s.retryAt, failed.Add(wait))
 	if s.finding != err.Error() {
 		e.Log.Error("service not kept", "service", s.Service, "error", err, "again", s.retryAt.UTC().Format(time.RFC3339))
 	}
@@ -394,4 +473,5 @@ func (e *Engine) settled(s *service) {
 		e.Log.Info("service is kept again", "service", s.Service)
 	}
 	s.finding, s.hint, s.refused, s.failures, s.retryAt = "", "", false, 0, time.Time{}
+	s.throttled = false
 }

@@ -20,6 +20,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -35,9 +36,9 @@ type Target interface {
 	// writes nothing and returns an error. When it returns nil the new set is in place and survives a power
 	// cut; after an error Observe tells what is there.
 	Write(ctx context.Context, service string, m Material, over Version) error
-	// Watch calls changed with the name of a service, with Published, or with "" for all, soon after what they
-	// have may have changed, also by Write. It returns when ctx ends, or with an error where it cannot watch:
-	// then changes are found by the sweep.
+	// Watch calls changed with the name of a service, with Published, or with "" for all, soon after somebody
+	// else may have changed what they have, or has since it was observed last. It returns when ctx ends, or with
+	// an error where it cannot watch: then changes are found by the sweep.
 	Watch(ctx context.Context, services []string, changed func(service string)) error
 	// Readers tells, for each of the services, who may have read its set.
 	Readers(ctx context.Context, services []string) (map[string]Readers, error)
@@ -201,12 +202,26 @@ func (m *Material) check(now time.Time, usages ...x509.ExtKeyUsage) error {
 	for _, der := range pair.Certificate[1:] {
 		intermediates.AppendCertsFromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	}
+	// Once for all usages: it is most of what a write costs beside the signature.
+	chains, err := pair.Leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return fmt.Errorf("the chain does not verify against its own bundle: %w", err)
+	}
 	for _, usage := range usages {
-		if _, err := pair.Leaf.Verify(x509.VerifyOptions{
-			Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage},
-		}); err != nil {
-			return fmt.Errorf("the chain does not verify against its own bundle: %w", err)
+		if !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool { return permits(chain, usage) }) {
+			return errors.New("the chain is not good for servers and for clients")
 		}
 	}
 	return nil
+}
+
+// permits says whether a chain is good for a usage: each certificate that names usages names it (RFC 5280, section
+// 4.2.1.12, as verifiers read it).
+func permits(chain []*x509.Certificate, usage x509.ExtKeyUsage) bool {
+	return !slices.ContainsFunc(chain, func(c *x509.Certificate) bool {
+		named := len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0
+		return named && !slices.Contains(c.ExtKeyUsage, usage) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny)
+	})
 }

@@ -46,6 +46,7 @@ type Bolt struct {
 	filled atomic.Int64 // bytes of the file that are written, see fill
 
 	damaged atomic.Pointer[error] // what was met in the file that must not be written any more
+	queue   queue
 }
 
 // BoltExists says whether there is a store file at path; an empty file, which a crash in the first
@@ -214,28 +215,32 @@ func (b *Bolt) View(fn func(Reader) error) error {
 	}, &t)
 }
 
-// Update implements [Store]; each is one commit of its own.
-func (b *Bolt) Update(fn func(Writer) error) error {
+// commit runs the updates in one transaction and commits it. Where one of them fails, nothing is written, and
+// failed is that one; its error is kept in it. Otherwise err is what the commit met.
+func (b *Bolt) commit(group []*update) (failed *update, err error) {
 	if damage := b.damaged.Load(); damage != nil {
-		return *damage
+		return nil, *damage
 	}
 	var size int64
 	var t boltTx
-	err := b.guard(func() error {
+	err = b.guard(func() error {
 		return b.db.Update(func(tx *bolt.Tx) error {
 			t.bucket = tx.Bucket(dataBucket)
-			if err := t.run(func() error { return fn(&t) }); err != nil {
-				return err
+			for _, u := range group {
+				if err := u.run(&t); err != nil {
+					failed = u
+					return err
+				}
 			}
 			size = tx.Size()
-			return t.err
+			return nil
 		})
-	}, &t)
+	})
 	if err == nil && size > b.filled.Load() {
 		// The update is durable; a disk that has no room for zeros shows in the next one.
 		_ = b.guard(b.fill)
 	}
-	return err
+	return failed, err
 }
 
 // guard turns the panics and memory faults with which bbolt meets a damaged page into an error. Nothing is

@@ -63,6 +63,7 @@ func Check(services []Service, now time.Time) *Report {
 		}
 	}
 	c.nameSigners()
+	c.checkBundles()
 	c.groupBundles()
 	for _, b := range c.bundles {
 		c.refuse(b)
@@ -137,6 +138,8 @@ func (c *checker) checkAnchor(p *party, a *x509.Certificate) {
 	// A certificate of version 1 has no extensions to say that it is a CA's; self-signed, it is an old root.
 	if !a.IsCA && (a.Version > 1 || !selfSigned(a)) {
 		p.add(LeafInBundle, nil, "%s holds %s, which is not the certificate of a CA", p.ca.name, fp)
+	} else if !selfSigned(a) {
+		p.add(IntermediateInBundle, nil, "%s holds %s, which is not self-signed: an intermediate", p.ca.name, fp)
 	}
 	switch {
 	case c.now.Before(a.NotBefore):
@@ -191,7 +194,7 @@ func (c *checker) report() *Report {
 }
 
 func (p *party) row(others int) Row {
-	row := Row{Name: p.name, CA: shorts(p.anchors), Compared: p.chain != nil, Verdict: "ok"}
+	row := Row{Name: p.name, CA: shorts(p.anchors), Compared: p.chain != nil, Verdict: verdictOK}
 	if p.ca.data != nil {
 		sum := sha256.Sum256(p.ca.data)
 		row.BundleSHA256 = hex.EncodeToString(sum[:])
@@ -203,7 +206,7 @@ func (p *party) row(others int) Row {
 	if len(codes) > 0 {
 		row.Verdict = strings.Join(slices.Compact(codes), ", ")
 	} else if p.refusers > 0 {
-		row.Verdict = fmt.Sprintf("refused by %d of %d", p.refusers, others)
+		row.Verdict = fmt.Sprintf(refusedBy+"%d of %d", p.refusers, others)
 	}
 	if p.chain == nil {
 		row.Verdict = "not compared: " + row.Verdict

@@ -149,6 +149,37 @@ func TestEveryCodeHasAHint(t *testing.T) {
 	}
 }
 
+// TestAdd: what is found elsewhere is named at its service, and what is said of none comes last.
+func TestAdd(t *testing.T) {
+	services, _, _ := incident(t)
+	services[0].Cert = nil
+	r := verify.Check(services, now)
+	at := func(service string) verify.Finding {
+		return verify.Finding{Code: "immutable-secret", Service: service, Sentence: "…"}
+	}
+	r.Add(at("demo/meshca-ca"), at("timescaledb"), at("envoy"), at("envoy"), at("pgadmin"))
+	var order, verdicts []string
+	for _, f := range r.Findings {
+		order = append(order, f.Service+" "+string(f.Code))
+	}
+	for _, row := range r.Services {
+		verdicts = append(verdicts, row.Verdict)
+	}
+	if diff := cmp.Diff([]string{
+		"envoy missing-file", "envoy immutable-secret", "envoy immutable-secret",
+		"pgadmin bundle-differs", "pgadmin leaf-not-signed-by-own-bundle", "pgadmin would-refuse", "pgadmin immutable-secret",
+		"timescaledb immutable-secret", "demo/meshca-ca immutable-secret",
+	}, order); diff != "" {
+		t.Errorf("findings (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{
+		"refused by 1 of 3", "refused by 1 of 3", "not compared: missing-file, immutable-secret",
+		"bundle-differs, leaf-not-signed-by-own-bundle, would-refuse, immutable-secret", "immutable-secret",
+	}, verdicts); diff != "" {
+		t.Errorf("verdicts (-want +got):\n%s", diff)
+	}
+}
+
 // TestCheckUnreadableLeafLeavesOthers: the rest of the mesh is compared.
 func TestCheckUnreadableLeafLeavesOthers(t *testing.T) {
 	services, _, _ := incident(t)

@@ -23,6 +23,7 @@ import (
 func TestCodes(t *testing.T) {
 	ca, other := newCA(t, "root"), newCA(t, "other")
 	old := sign(t, change(caTemplate("old"), func(c *x509.Certificate) { c.NotAfter = now.Add(-day) }), newKey(t), nil)
+	again, inter, renewed := newCA(t, "root"), sign(t, caTemplate("inter"), newKey(t), ca), sign(t, caTemplate("root"), ca.key, nil)
 	future := sign(t, change(caTemplate("future"), func(c *x509.Certificate) { c.NotBefore = now.Add(day) }), newKey(t), nil)
 	leaf := ca.leaf(t, "x")
 	key := keyPEM(t, leaf.key)
@@ -63,7 +64,7 @@ func TestCodes(t *testing.T) {
 		{"dots in a block", cert(block("...")), codes(verify.NotPEM), "not base64"},
 		{"large file", anchors(bytes.Repeat([]byte("#"), 1<<20+1)), codes(verify.TooLarge, verify.WouldRefuse), "more than 1 MiB"},
 		{"many certificates", anchors(bytes.Repeat(ca.pem(), 201)), codes(verify.TooLarge, verify.WouldRefuse), "more than 200"},
-		{"as many as allowed", anchors(bytes.Repeat(ca.pem(), 200)), codes(verify.BundleBytesDiffer), ""},
+		{"as many as allowed", anchors(bytes.Repeat(ca.pem(), 200)), codes(verify.DuplicateInBundle, verify.BundleBytesDiffer), "ca.crt holds " + verify.ShortFingerprint(ca.cert) + " 200 times"},
 		{"DER", cert(leaf.cert.Raw), codes(verify.NotPEM), "tls.crt is DER, not PEM"},
 		{"encoded twice", cert([]byte(base64.StdEncoding.EncodeToString(leaf.pem()))), codes(verify.NotPEM), "encoded in base64 once more"},
 		{"escaped newlines", cert([]byte(strings.ReplaceAll(certText, "\n", `\n`))), codes(verify.NotPEM), `the two characters \n`},
@@ -102,6 +103,9 @@ func TestCodes(t *testing.T) {
 		{"expired CA besides", anchors(join(ca.pem(), old.pem())), codes(verify.BundleDiffers, verify.CAExpired), "expired on"},
 		{"future CA besides", anchors(join(ca.pem(), future.pem())), codes(verify.BundleDiffers, verify.CANotYetValid), "not valid before"},
 		{"leaf in the bundle", anchors(join(ca.pem(), leaf.pem())), codes(verify.BundleDiffers, verify.LeafInBundle), "not the certificate of a CA"},
+		{"intermediate in the bundle", anchors(join(ca.pem(), inter.pem())), codes(verify.BundleDiffers, verify.IntermediateInBundle), "not self-signed"},
+		{"namesake", anchors(join(ca.pem(), again.pem())), codes(verify.BundleDiffers, verify.SameSubjectInBundle), "by the authority key identifier alone"},
+		{"the same CA renewed", anchors(join(ca.pem(), renewed.pem())), codes(verify.BundleDiffers), ""},
 		{"Windows line endings", cert([]byte(strings.ReplaceAll(certText, "\n", "\r\n"))), nil, ""},
 		{"byte order mark", cert([]byte("\ufeff" + certText)), nil, ""},
 		{"trailing blanks", cert([]byte(strings.ReplaceAll(certText, "\n", " \t\n"))), nil, ""},
@@ -249,6 +253,28 @@ func TestSignatureFailure(t *testing.T) {
 	r := verify.Check([]verify.Service{p, q}, now)
 	if len(r.Refusals) != 2 || r.Refusals[0].Cause != verify.SignatureFailure {
 		t.Errorf("refusals %+v", r.Refusals)
+	}
+}
+
+// TestSameSubjectInBundle: it is said whose certificates do not say which of the namesakes they mean.
+func TestSameSubjectInBundle(t *testing.T) {
+	one, two := newCA(t, "root"), newCA(t, "root")
+	bare := *one
+	bare.cert = &x509.Certificate{} // what crypto/x509 copies the key identifier from
+	*bare.cert = *one.cert
+	bare.cert.SubjectKeyId = nil
+	services := []verify.Service{
+		service(t, "p", one.leaf(t, "p"), one, two, two), service(t, "q", bare.leaf(t, "q"), one, two),
+		service(t, "r", bare.leaf(t, "r"), one),
+	}
+	r := verify.Check(services, now)
+	got := findings(r, verify.SameSubjectInBundle)
+	if len(got) != 2 || got[0].Service != "p" || !slices.Equal(got[0].Peers, []string{"q", "r"}) ||
+		!strings.Contains(got[0].Sentence, "are the certificates of q and r") {
+		t.Errorf("got %v", got)
+	}
+	if twice := findings(r, verify.DuplicateInBundle); len(twice) != 1 || !strings.Contains(twice[0].Sentence, "2 times") {
+		t.Errorf("got %v", twice)
 	}
 }
 

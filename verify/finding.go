@@ -46,14 +46,22 @@ const (
 	// the first certificate of the issuer's name and do not try the next, or want the path to end in a
 	// self-signed certificate.
 	VerifierDependent Code = "verifier-dependent"
+	// SameSubjectInBundle: ca.crt holds CAs of one name and of different keys. Libraries that look for an issuer
+	// by its name may take the wrong one.
+	SameSubjectInBundle Code = "same-subject-in-bundle"
 	// CAExpired: a certificate in ca.crt has expired. If a path needs it, would-refuse says so as well.
 	CAExpired Code = "ca-expired"
 	// CANotYetValid: a certificate in ca.crt is not valid yet.
 	CANotYetValid Code = "ca-not-yet-valid"
 	// LeafInBundle: ca.crt holds a certificate that is no CA's (RFC 5280, section 4.2.1.9).
 	LeafInBundle Code = "leaf-in-bundle"
+	// IntermediateInBundle: ca.crt holds a CA certificate that is not self-signed. It is trusted by itself, also
+	// after its root is taken out, and some libraries do not end a path there.
+	IntermediateInBundle Code = "intermediate-in-bundle"
 	// ExpiresSoon: less than a tenth of the leaf's life remains.
 	ExpiresSoon Code = "expires-soon"
+	// DuplicateInBundle: ca.crt holds a certificate more than once.
+	DuplicateInBundle Code = "duplicate-in-bundle"
 	// BundleBytesDiffer: ca.crt holds the same certificates as the others' in other bytes: another order,
 	// comments, duplicates or line endings.
 	BundleBytesDiffer Code = "bundle-bytes-differ"
@@ -64,8 +72,8 @@ func Codes() []Code {
 	return []Code{
 		PrivateKeyInCertificateFile, MissingFile, EmptyFile, Placeholder, TooLarge, NotPEM, TruncatedPEM,
 		BadCertificate, EncryptedKey, BadKey, KeyMismatch, RootInPlaceOfLeaf, Expired, NotYetValid,
-		BundleDiffers, LeafNotSignedByOwnBundle, WouldRefuse, VerifierDependent, CAExpired, CANotYetValid,
-		LeafInBundle, ExpiresSoon, BundleBytesDiffer,
+		BundleDiffers, LeafNotSignedByOwnBundle, WouldRefuse, VerifierDependent, SameSubjectInBundle, CAExpired,
+		CANotYetValid, LeafInBundle, IntermediateInBundle, ExpiresSoon, DuplicateInBundle, BundleBytesDiffer,
 	}
 }
 
@@ -115,8 +123,14 @@ func (c Code) trustHint() string {
 		return "list only valid, self-signed roots in ca.crt, one for each name, and give certificates an authority key identifier"
 	case CAExpired:
 		return "take it out of every ca.crt once no certificate in use was signed by it"
+	case SameSubjectInBundle:
+		return "keep one of them; where both are needed, the certificates they sign must carry an authority key identifier"
 	case LeafInBundle:
 		return "ca.crt is for CA certificates: take it out"
+	case IntermediateInBundle:
+		return "ca.crt is for roots: put its root there, and the intermediate into tls.crt of those that it signed"
+	case DuplicateInBundle:
+		return "nothing refuses because of it; look for a repeated append"
 	case BundleBytesDiffer:
 		return "nothing refuses because of it; write one file to all services so that a checksum can compare them"
 	}

@@ -1,9 +1,11 @@
 package verify
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -65,6 +67,44 @@ type Refusal struct {
 
 // OK says whether nothing was found: every service accepts every other, and all is in order.
 func (r *Report) OK() bool { return len(r.Findings) == 0 && len(r.Refusals) == 0 }
+
+// Add adds findings that come from where the files were found. They follow the others of their services, whose
+// verdicts name them; what is said of no service comes last.
+func (r *Report) Add(findings ...Finding) {
+	rows := make(map[string]int)
+	for i, row := range r.Services {
+		rows[row.Name] = i
+	}
+	for _, f := range findings {
+		if i, ok := rows[f.Service]; ok {
+			r.Services[i].name(f.Code)
+		}
+	}
+	place := func(f Finding) int {
+		if i, ok := rows[f.Service]; ok {
+			return i
+		}
+		return len(rows)
+	}
+	r.Findings = append(r.Findings, findings...)
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(place(a), place(b)) })
+}
+
+// The verdicts of rows without a finding.
+const (
+	verdictOK = "ok"
+	refusedBy = "refused by "
+)
+
+// name puts a code into the verdict, in place of what it says where there is no finding.
+func (r *Row) name(code Code) {
+	switch {
+	case r.Verdict == verdictOK || strings.HasPrefix(r.Verdict, refusedBy):
+		r.Verdict = string(code)
+	case !slices.Contains(strings.Split(r.Verdict, ", "), string(code)):
+		r.Verdict += ", " + string(code)
+	}
+}
 
 // Fingerprint is a certificate's SHA-256 as openssl x509 -fingerprint -sha256 prints it: "87:4A:C2:58:…".
 func Fingerprint(cert *x509.Certificate) string {

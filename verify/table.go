@@ -39,7 +39,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 	if len(r.Findings) > 0 {
 		b.WriteByte('\n')
 	}
-	fmt.Fprintln(&b, r.closing())
+	fmt.Fprintln(&b, r.Summary())
 	_, err := w.Write(b.Bytes())
 	return err
 }
@@ -208,8 +208,8 @@ func width(rows [][]string) int {
 	return total - 2
 }
 
-// closing sums the report up in one line.
-func (r *Report) closing() string {
+// Summary sums the report up in one line.
+func (r *Report) Summary() string {
 	line := fmt.Sprintf("%s, %s", plural(len(r.Services), "service"), plural(r.Pairs, "pair"))
 	switch refused := len(r.cells()); {
 	case r.OK():

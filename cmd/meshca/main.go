@@ -43,7 +43,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &failure{err: err, code: exitUnknown, hints: []string{cmd.CommandPath() + " --help"}}
 	})
-	root.AddCommand(serveCommand(), verifyCommand(), statusCommand(), configCommand(), versionCommand())
+	root.AddCommand(serveCommand(), verifyCommand(), repairCommand(), statusCommand(), adoptCommand(), healCommand(), guardCommand(), configCommand(), versionCommand())
 	err := root.ExecuteContext(context.Background())
 	if err == nil {
 		return 0

@@ -46,7 +46,7 @@ func writeBanner(w io.Writer, s *server) {
 		fmt.Fprintf(w, "%s  SHA-256 %s\n", root.Name, root.Fingerprint)
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "SERVICE\tFOLDER\tSERIAL\tEXPIRES")
+	fmt.Fprintln(table, "SERVICE\tPLACE\tSERIAL\tEXPIRES")
 	for i, v := range status.Services {
 		if i == bannerRows {
 			fmt.Fprintf(table, "… and %d more\n", len(status.Services)-i)

@@ -23,7 +23,6 @@ import (
 	"github.com/meshca/meshca/ca"
 	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/issuer"
-	"github.com/meshca/meshca/localdir"
 	"github.com/meshca/meshca/profile"
 	"github.com/meshca/meshca/rotation"
 	"github.com/meshca/meshca/store"
@@ -33,10 +32,12 @@ import (
 const lockTimeout = 5 * time.Second
 
 type serveOptions struct {
-	config  string
-	log     string
-	newRoot bool
-	yes     bool
+	config     string
+	kubeconfig string
+	log        string
+	newRoot    bool
+	accept     bool
+	yes        bool
 }
 
 func serveCommand() *cobra.Command {
@@ -46,20 +47,24 @@ func serveCommand() *cobra.Command {
 		Short: "Issue, keep and renew the certificates of every service in the catalogue",
 		Long: `Run the certificate authority in the foreground until SIGINT or SIGTERM.
 
-The first start makes the seal, the root and the issuing CA. Every service of the catalogue gets a folder
-with tls.crt, tls.key and ca.crt; whatever anybody does to them is put right at once. The list of services
-is read again on SIGHUP and when the file changes; a bad file changes nothing.
+The first start makes the seal, the root and the issuing CA. Every service of the catalogue gets tls.crt,
+tls.key and ca.crt in a folder or a Secret of its own; whatever anybody does to them is put right at once.
+What is there already is taken over without making anything worse. The list of services is read again on
+SIGHUP and when the file changes; a bad file changes nothing.
 
 Exit code: 0 stopped by a signal, 1 refused (the line says why, the hints say how to go on).`,
 		Example: `  meshca serve --config meshca.yaml
-  meshca serve --config meshca.yaml --new-root   # the store is lost for good: says first what breaks`,
+  meshca serve --config meshca.yaml --kubeconfig ~/.kube/config   # with target: {kubernetes: {}}
+  meshca serve --config meshca.yaml --accept     # the store is lost or old for good: says first what breaks`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd, o) },
 	}
 	configFlag(cmd, &o.config)
 	cmd.Flags().StringVar(&o.log, "log", "auto", "`FORM` of the log on stderr: text, json, or auto (text on a terminal)")
+	kubeconfigFlag(cmd, &o.kubeconfig)
+	cmd.Flags().BoolVar(&o.accept, "accept", false, "write over what another or a newer store wrote, and found a new CA if the store is lost; says what breaks and asks")
 	cmd.Flags().BoolVar(&o.newRoot, "new-root", false, "found a new CA although an older store was lost; says what breaks and asks")
-	cmd.Flags().BoolVar(&o.yes, "yes", false, "with --new-root: do not ask")
+	cmd.Flags().BoolVar(&o.yes, "yes", false, "with --accept or --new-root: do not ask")
 	return cmd
 }
 
@@ -77,6 +82,9 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 	}
 	for _, w := range cfg.Warnings() {
 		log.Warn(w.Error(), "file", o.config, "line", w.Line)
+	}
+	if o.kubeconfig != "" && cfg.Target.Kubernetes == nil {
+		return &failure{err: fmt.Errorf("--kubeconfig is of no use: %s has no target: {kubernetes: {}}", o.config), code: exitNo}
 	}
 	s := &server{cfg: cfg, path: o.config, loaded: loaded, log: log, hangup: make(chan os.Signal, 1)}
 	signal.Notify(s.hangup, syscall.SIGHUP) // from here on: a signal during the start must not end the process
@@ -103,8 +111,8 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 	}
 	err = s.run(ctx)
 	if err == nil && text {
-		fmt.Fprintf(cmd.OutOrStdout(), "stopped; store %s, seal %s and folders %s stay on disk\n",
-			cfg.Store.Bolt.Path, cfg.Seal.KeyFile, cfg.Target.Directory.Path)
+		fmt.Fprintf(cmd.OutOrStdout(), "stopped; store %s, seal %s and %s stay\n",
+			cfg.Store.Bolt.Path, cfg.Seal.KeyFile, s.target.describe())
 	}
 	return err
 }
@@ -126,6 +134,7 @@ func refused(err error) error {
 	var lost *rotation.LostError
 	var places *rotation.RefusedError
 	var schema *store.SchemaError
+	var hinted interface{ Hint() string } // the target's
 	switch {
 	case errors.As(err, &known):
 		return err
@@ -139,6 +148,8 @@ func refused(err error) error {
 		f.hints = []string{"run the version of meshca that wrote this store; nothing was changed"}
 	case errors.Is(err, store.ErrLocked):
 		f.hints = []string{"one process holds a store: stop the other one, or give this one a store of its own (store.bolt.path)"}
+	case errors.As(err, &hinted) && hinted.Hint() != "":
+		f.hints = []string{hinted.Hint()}
 	}
 	return f
 }
@@ -151,6 +162,8 @@ type server struct {
 	hangup  chan os.Signal
 	log     *slog.Logger
 	store   store.Store
+	target  *target
+	looks   rotation.Looks // what the boot saw
 	size    func() int64
 	engine  *rotation.Engine
 	metrics net.Listener
@@ -158,8 +171,11 @@ type server struct {
 }
 
 func (s *server) build(cmd *cobra.Command, o serveOptions) error {
-	target := localdir.New(s.cfg.Target.Directory.Path, time.Now)
-	authority, err := s.boot(cmd, o, target)
+	var err error
+	if s.target, err = newTarget(s.cfg, o.kubeconfig, s.log); err != nil {
+		return &failure{err: err, code: exitNo, hints: []string{"meshca serve --kubeconfig FILE, as kubectl has it"}}
+	}
+	authority, err := s.boot(cmd, o, s.target)
 	if err != nil {
 		return err
 	}
@@ -176,15 +192,26 @@ func (s *server) build(cmd *cobra.Command, o serveOptions) error {
 	s.engine = rotation.New(rotation.Config{
 		Store:    s.store,
 		Issuer:   issue,
-		Target:   target,
+		Target:   s.target,
 		Schedule: s.cfg.Schedule(),
 		RenewAt:  s.cfg.Leaf.RenewAt,
 		Sweep:    s.cfg.Sweep.Std(),
 		Retain:   s.cfg.Store.Retain.Std(),
+		HoldDown: s.cfg.Rotation.Restart.HoldDown.Std(),
 		Now:      time.Now,
 		Log:      s.log,
+		Accept:   s.acceptance(cmd, o),
+		Looks:    s.looks,
 	})
 	return nil
+}
+
+// acceptance asks whether refused places are to be written over; nil where that was not asked for.
+func (s *server) acceptance(cmd *cobra.Command, o serveOptions) func([]string) error {
+	if !o.accept {
+		return nil
+	}
+	return func(breaks []string) error { return confirm(cmd, breaks, "Write over them?", o.yes) }
 }
 
 // warnOfLoosePlaces names what others than the owner may change: who may write beside the seal can exchange
@@ -227,13 +254,15 @@ func (s *server) boot(cmd *cobra.Command, o serveOptions, target rotation.Target
 		Now:     time.Now(),
 		Log:     s.log,
 		NewRoot: o.newRoot,
-		Confirm: func(breaks []string) error { return confirm(cmd, breaks, o.yes) },
+		Accept:  o.accept,
+		Confirm: func(breaks []string) error { return confirm(cmd, breaks, "Found a new root?", o.yes) },
 	}
 	for _, service := range s.cfg.Services {
 		boot.Services = append(boot.Services, service.Name)
 	}
 	var authority *ca.Authority
 	s.store, authority, err = boot.Run(cmd.Context())
+	s.looks = boot.Looks
 	return authority, err
 }
 
@@ -259,17 +288,17 @@ func policies(cfg *config.Config) []issuer.Policy {
 }
 
 // confirm shows what breaks, and asks on a terminal; without one it wants --yes.
-func confirm(cmd *cobra.Command, breaks []string, yes bool) error {
+func confirm(cmd *cobra.Command, breaks []string, question string, yes bool) error {
 	out := cmd.ErrOrStderr()
 	fmt.Fprintln(out, strings.Join(breaks, "\n"))
 	if yes {
 		return nil
 	}
 	if in, ok := cmd.InOrStdin().(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
-		return &failure{err: errors.New("a new root needs a yes, and there is no terminal to ask on"), code: exitNo,
+		return &failure{err: errors.New("this needs a yes, and there is no terminal to ask on"), code: exitNo,
 			hints: []string{"run it on a terminal, or add --yes"}}
 	}
-	fmt.Fprint(out, "Found a new root? [y/N] ")
+	fmt.Fprint(out, question+" [y/N] ")
 	answer, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -300,7 +329,8 @@ func (s *server) run(ctx context.Context) error {
 	registry := api.NewRegistry(s.engine, s.size, version)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return api.Serve(ctx, s.metrics, api.Observability(s.engine, registry), s.log) })
-	group.Go(func() error { return api.Serve(ctx, s.socket, api.Status(s.engine), s.log) })
+	group.Go(func() error { return api.Serve(ctx, s.socket, api.Local(s.engine), s.log) })
+	group.Go(func() error { return s.target.run(ctx) })
 	group.Go(func() error { return s.reloadOnChange(ctx) })
 	group.Go(func() error { return s.engine.Run(ctx) })
 	return group.Wait()

@@ -1,31 +1,15 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
-	"net/http"
-	"net/url"
-	"path/filepath"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/meshca/meshca/api"
-	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/rotation"
 )
-
-// socketPath is the Unix socket of the process that holds the store: it lies beside it.
-func socketPath(cfg *config.Config) string {
-	return filepath.Join(filepath.Dir(cfg.Store.Bolt.Path), "meshca.sock")
-}
 
 func statusCommand() *cobra.Command {
 	var configPath, output string
@@ -43,11 +27,7 @@ Exit code: 0 every service is kept, 1 something stands in the way, 2 no process 
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			cfg, err := loadConfig(configPath)
-			if err != nil {
-				return err
-			}
-			return showStatus(cmd, socketPath(cfg), configPath, output)
+			return showStatus(cmd, configPath, output)
 		},
 	}
 	configFlag(cmd, &configPath)
@@ -55,29 +35,21 @@ Exit code: 0 every service is kept, 1 something stands in the way, 2 no process 
 	return cmd
 }
 
-func showStatus(cmd *cobra.Command, socket, configPath, output string) error {
-	body, err := askStatus(cmd.Context(), socket)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return &failure{err: fmt.Errorf("no process runs for %s: %w", configPath, err), code: exitUnknown,
-			hints: []string{"meshca serve --config " + configPath}}
-	}
+func showStatus(cmd *cobra.Command, configPath, output string) error {
+	s, body, err := askStatus(cmd.Context(), configPath)
 	if err != nil {
-		return fmt.Errorf("the process for %s cannot be asked: %w", configPath, err)
-	}
-	var s rotation.Status
-	if err := json.Unmarshal(body, &s); err != nil {
-		return fmt.Errorf("read the status: %w", err)
+		return err
 	}
 	if output == "json" {
 		_, err = cmd.OutOrStdout().Write(body)
 	} else {
-		err = writeStatus(cmd.OutOrStdout(), &s)
+		err = writeStatus(cmd.OutOrStdout(), s)
 	}
 	if err != nil {
 		return err
 	}
 	for _, service := range s.Services {
-		if service.State != rotation.StateKept {
+		if service.State != rotation.StateKept && service.State != rotation.StateTaking {
 			return errQuietNo
 		}
 	}
@@ -85,39 +57,6 @@ func showStatus(cmd *cobra.Command, socket, configPath, output string) error {
 		return errQuietNo
 	}
 	return nil
-}
-
-// askStatus asks the process at the socket.
-func askStatus(ctx context.Context, socket string) ([]byte, error) {
-	client := &http.Client{
-		Timeout: 5 * time.Second,
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return api.DialUnix(ctx, socket)
-		}},
-	}
-	defer client.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://meshca/v1/status", nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		// What is said of the made-up URL, and of the short name of a long path, tells people nothing.
-		var request *url.Error
-		if errors.As(err, &request) {
-			err = request.Err
-		}
-		var op *net.OpError
-		if errors.As(err, &op) {
-			err = op.Err
-		}
-		return nil, fmt.Errorf("%s: %w", socket, err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answered %s", socket, response.Status)
-	}
-	return io.ReadAll(io.LimitReader(response.Body, 64<<20))
 }
 
 // writeStatus prints the status for people.
@@ -128,6 +67,9 @@ func writeStatus(w io.Writer, s *rotation.Status) error {
 	}
 	fmt.Fprintf(w, "issuing   %s  expires %s\n", s.Issuing.Name, day(s.Issuing.NotAfter))
 	fmt.Fprintf(w, "bundle    SHA-256 %s  epoch %d\n", s.Bundle, s.Epoch)
+	for _, anchor := range s.Foreign {
+		fmt.Fprintf(w, "foreign   %s\n", anchor.Why)
+	}
 	fmt.Fprintf(w, "store     %s\n", s.Store)
 	fmt.Fprintf(w, "sweep     last %s; schedule last %s, next %s\n\n", ago(s.Sweep.At, now), ago(s.LastRun, now), day(s.NextRun))
 
@@ -154,11 +96,20 @@ func writeTroubles(w io.Writer, s *rotation.Status) error {
 			fmt.Fprintf(w, "\n%s %s: %s %s\n", v.State, v.Name, v.Place, v.Error)
 		case v.State == rotation.StateAlarm:
 			fmt.Fprintf(w, "\n%s %s: %d foreign writes within ten minutes\n", v.State, v.Name, v.ForeignWrites)
-		default:
-			continue
+		case v.WaitsFor != "":
+			fmt.Fprintf(w, "\n%s %s: waits for %s\n", v.State, v.Name, v.WaitsFor)
 		}
 		if v.Hint != "" {
 			fmt.Fprintf(w, "  hint: %s\n", v.Hint)
+		}
+		if v.Error != "" && v.WaitsFor != "" {
+			fmt.Fprintf(w, "  others wait for it: %s\n", v.WaitsFor)
+		}
+		for _, r := range v.Remarks {
+			fmt.Fprintf(w, "\nremark %s: %s %s\n", v.Name, v.Place, r.Text)
+			if r.Hint != "" {
+				fmt.Fprintf(w, "  hint: %s\n", r.Hint)
+			}
 		}
 	}
 	if s.Sweep.Error != "" {

@@ -4,19 +4,22 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/localdir"
 	"github.com/meshca/meshca/verify"
 )
 
 func verifyCommand() *cobra.Command {
 	var configPath, output string
+	var where clusterFlags
 	cmd := &cobra.Command{
-		Use:   "verify {--config FILE | DIR…}",
+		Use:   "verify {--config FILE | DIR… | -n NAMESPACE [SECRET…] | -A}",
 		Short: "Say who would refuse whom, and why",
 		Long: `Read what each service presents and trusts, and print who would refuse whom.
 
@@ -24,26 +27,32 @@ It needs no running process, and reads folders that meshca has never seen. A DIR
 service (tls.crt, tls.key, ca.crt), a folder of such folders, or a flat folder of NAME.crt, NAME.key and
 one ca.crt. Nothing is written.
 
+With -n, -A, --kubeconfig or --context it reads a cluster: every Secret of the namespace that has the keys
+tls.crt and ca.crt, or the Secrets that are named; the ConfigMap meshca-ca beside them; and which pods may
+hold older files. What may not be read is named, and the rest is verified.
+
 Exit code: 0 all go together, 1 there are findings, 2 something could not be read.`,
 		Example: `  meshca verify --config meshca.yaml
   meshca verify /etc/mesh/certs
-  meshca verify mesh/envoy mesh/pgadmin -o json`,
+  meshca verify mesh/envoy mesh/pgadmin -o json
+  meshca verify -n demo
+  meshca verify -n demo envoy-mtls-cert pgadmin-mtls-cert`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			services, err := readServices(configPath, args)
-			if err != nil {
-				return err
+			if where.given(cmd) {
+				return verifyCluster(cmd, where, configPath, args, output)
 			}
-			return printReport(cmd, verify.Check(services, time.Now()), output)
+			return verifyHere(cmd, where, configPath, args, output)
 		},
 	}
 	configFlag(cmd, &configPath)
 	outputFlag(cmd, &output)
+	where.add(cmd)
+	cmd.Flags().BoolVarP(&where.all, "all-namespaces", "A", false, "all namespaces")
 	return cmd
 }
-
 func outputFlag(cmd *cobra.Command, output *string) {
 	cmd.Flags().StringVarP(output, "output", "o", "table", "`FORM` of the answer: table or json")
 }
@@ -56,19 +65,34 @@ func checkOutput(output string) error {
 	return nil
 }
 
-// readServices reads the services of a catalogue, or of folders.
-func readServices(configPath string, dirs []string) ([]verify.Service, error) {
+// verifyHere verifies what a config or folders name.
+func verifyHere(cmd *cobra.Command, where clusterFlags, configPath string, dirs []string, output string) error {
 	if (configPath == "") == (len(dirs) == 0) {
-		return nil, &failure{err: errors.New("verify takes either --config FILE or folders"), code: exitUnknown,
+		return &failure{err: errors.New("verify takes either --config FILE, folders, or a namespace"), code: exitUnknown,
 			hints: []string{"meshca verify --help"}}
 	}
+	var services []verify.Service
+	var err error
 	if configPath == "" {
-		return readDirs(dirs)
+		services, err = readDirs(dirs)
+	} else {
+		var cfg *config.Config
+		if cfg, err = loadConfig(configPath); err != nil {
+			return err
+		}
+		if cfg.Target.Kubernetes != nil {
+			return verifySecrets(cmd, where, cfg, output)
+		}
+		services, err = readFolders(cfg)
 	}
-	cfg, err := loadConfig(configPath)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	return printReport(cmd, verify.Check(services, time.Now()), output)
+}
+
+// readFolders reads the folders of a catalogue's services.
+func readFolders(cfg *config.Config) ([]verify.Service, error) {
 	target := localdir.New(cfg.Target.Directory.Path, time.Now)
 	var services []verify.Service
 	for _, s := range cfg.Services {
@@ -108,9 +132,7 @@ func readDirs(dirs []string) ([]verify.Service, error) {
 
 func printReport(cmd *cobra.Command, report *verify.Report, output string) error {
 	if output == "json" {
-		encoder := json.NewEncoder(cmd.OutOrStdout())
-		encoder.SetIndent("", "  ")
-		if err := encoder.Encode(report); err != nil {
+		if err := printJSON(cmd.OutOrStdout(), report); err != nil {
 			return err
 		}
 	} else if err := report.WriteTable(cmd.OutOrStdout()); err != nil {
@@ -120,4 +142,10 @@ func printReport(cmd *cobra.Command, report *verify.Report, output string) error
 		return errQuietNo
 	}
 	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(v)
 }

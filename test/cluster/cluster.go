@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +41,8 @@ type Options struct {
 	Dir string
 	// ControllerManager starts the controller manager too: garbage collection, ServiceAccounts, rollouts.
 	ControllerManager bool
+	// AuditLog writes who asked for what to DIR/audit.log, one line of JSON a request, without the objects.
+	AuditLog bool
 }
 
 // A Cluster is a running API server.
@@ -48,6 +51,8 @@ type Cluster struct {
 	Kubectl    string // path of the program
 	Server     string // https URL
 
+	bin, dir  string
+	apiserver []string // its flags
 	processes []*process
 }
 
@@ -83,7 +88,7 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c = &Cluster{Kubectl: filepath.Join(bin, "kubectl")}
+	c = &Cluster{Kubectl: filepath.Join(bin, "kubectl"), bin: bin, dir: o.Dir}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Stop())
@@ -105,13 +110,15 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	if c.Kubeconfig, err = ca.kubeconfig("admin", c.Server); err != nil {
 		return nil, err
 	}
-	if err := c.start(bin, o.Dir, "etcd", etcdFlags(o.Dir, ports)...); err != nil {
+	if err := c.start("etcd", etcdFlags(o.Dir, ports)...); err != nil {
 		return nil, err
 	}
-	if err := c.start(bin, o.Dir, "kube-apiserver", apiserverFlags(o.Dir, ports)...); err != nil {
+	audit, err := auditFlags(o)
+	if err != nil {
 		return nil, err
 	}
-	if err := c.awaitReady(ctx, o.Dir); err != nil {
+	c.apiserver = append(apiserverFlags(o.Dir, ports), audit...)
+	if err := c.startAPIServer(ctx); err != nil {
 		return nil, err
 	}
 	if !o.ControllerManager {
@@ -122,9 +129,32 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, c.start(bin, o.Dir, "kube-controller-manager", "--kubeconfig="+manager, "--secure-port=0", "--leader-elect=false",
+	return c, c.start("kube-controller-manager", "--kubeconfig="+manager, "--secure-port=0", "--leader-elect=false",
 		"--use-service-account-credentials", "--service-account-private-key-file="+filepath.Join(o.Dir, "serviceaccounts.key"),
 		"--root-ca-file="+filepath.Join(o.Dir, "ca.crt"))
+}
+
+// startAPIServer returns when it is ready.
+func (c *Cluster) startAPIServer(ctx context.Context) error {
+	if err := c.start("kube-apiserver", c.apiserver...); err != nil {
+		return err
+	}
+	return c.awaitReady(ctx, c.dir)
+}
+
+// RestartAPIServer stops the API server, calls between while there is none, and starts it again on the same port and
+// the same etcd. It returns when it is ready. Nobody else may call the cluster's methods at the same time.
+func (c *Cluster) RestartAPIServer(ctx context.Context, between func()) error {
+	i := slices.IndexFunc(c.processes, func(p *process) bool { return p.name == "kube-apiserver" })
+	if i < 0 {
+		return errors.New("no API server runs")
+	}
+	if err := c.processes[i].stop(); err != nil {
+		return err
+	}
+	c.processes = slices.Delete(c.processes, i, i+1)
+	between()
+	return c.startAPIServer(ctx)
 }
 
 func etcdFlags(dir string, ports []int) []string {
@@ -151,6 +181,17 @@ func apiserverFlags(dir string, ports []int) []string {
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + in("serviceaccounts.pub"), "--service-account-signing-key-file=" + in("serviceaccounts.key"),
 	}
+}
+
+// auditFlags writes the policy of the audit log, where one is wanted. A line may come after the answer.
+func auditFlags(o Options) ([]string, error) {
+	if !o.AuditLog {
+		return nil, nil
+	}
+	const policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"
+	path := filepath.Join(o.Dir, "audit.yaml")
+	return []string{"--audit-policy-file=" + path, "--audit-log-path=" + filepath.Join(o.Dir, "audit.log")},
+		os.WriteFile(path, []byte(policy), 0o600)
 }
 
 // awaitReady asks /readyz until it says yes, a server has ended, or ctx has.
@@ -230,14 +271,14 @@ type process struct {
 	done      chan struct{} // closed at its end
 }
 
-// start starts a program with its output in DIR/NAME.log.
-func (c *Cluster) start(bin, dir, name string, args ...string) error {
-	p := &process{name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
-	out, err := os.Create(p.log)
+// start starts a program with its output at the end of DIR/NAME.log.
+func (c *Cluster) start(name string, args ...string) error {
+	p := &process{name: name, log: filepath.Join(c.dir, name+".log"), done: make(chan struct{})}
+	out, err := os.OpenFile(p.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
 	if err != nil {
 		return err
 	}
-	p.cmd = exec.Command(filepath.Join(bin, name), args...)
+	p.cmd = exec.Command(filepath.Join(c.bin, name), args...)
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)

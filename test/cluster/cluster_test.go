@@ -3,10 +3,13 @@ package cluster_test
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -65,6 +68,63 @@ func TestCluster(t *testing.T) {
 	out, err := kubectl(t, c, "get", "secret", "a", "--as=system:serviceaccount:default:default")
 	if err == nil || !strings.Contains(out, "Forbidden") {
 		t.Errorf("an account without rights reads a secret: %v\n%s", err, out)
+	}
+}
+
+// TestRestart: what was there before is there afterwards, at the same address, and nobody answers in between.
+func TestRestart(t *testing.T) {
+	c := cluster.Need(t, cluster.Options{})
+	if out, err := kubectl(t, c, "create", "namespace", "kept"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	before := c.PIDs()
+	err := c.RestartAPIServer(t.Context(), func() {
+		if out, err := kubectl(t, c, "get", "namespace", "kept"); err == nil {
+			t.Errorf("it answers while it is stopped: %s", out)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := kubectl(t, c, "get", "namespace", "kept"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if after := c.PIDs(); len(after) != 2 || after[0] != before[0] || after[1] == before[1] {
+		t.Errorf("the processes were %v and are %v: etcd is to stay, the API server to be another", before, after)
+	}
+}
+
+// TestAuditLog: it names who asked, and holds nothing of what a Secret holds.
+func TestAuditLog(t *testing.T) {
+	dir := t.TempDir()
+	c := cluster.Need(t, cluster.Options{Dir: dir, AuditLog: true})
+	if out, err := kubectl(t, c, "create", "secret", "generic", "a", "--from-literal=k=hidden"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	log := awaitAudit(t, filepath.Join(dir, "audit.log"), `"username":"admin"`, `"verb":"create"`, `"resource":"secrets"`)
+	for _, data := range []string{"hidden", base64.StdEncoding.EncodeToString([]byte("hidden"))} {
+		if strings.Contains(log, data) {
+			t.Errorf("the log holds %s", data)
+		}
+	}
+}
+
+// awaitAudit waits for a line of the log that has all the parts, and returns the log.
+func awaitAudit(t *testing.T, path string, parts ...string) string {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		log, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(log)) {
+			if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
+				return string(log)
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no line has %q:\n%s", parts, log)
+		}
 	}
 }
 

@@ -105,7 +105,7 @@ func inspectSet(m *Mesh, s *storeCopy, v View) error {
 		return err
 	}
 	leaf := pair.Leaf
-	if err := verifyChain(pair, v.File[caFile]); err != nil {
+	if err := verifyChain(pair, v.File[caFile], time.Time{}); err != nil {
 		return err
 	}
 	if leaf.Subject.CommonName != v.Name {
@@ -120,8 +120,8 @@ func inspectSet(m *Mesh, s *storeCopy, v View) error {
 	return inspectForm(m.Path(v.Name), v.Data)
 }
 
-// verifyChain verifies a set's chain against its own bundle, as a client and as a server would.
-func verifyChain(pair tls.Certificate, bundle []byte) error {
+// verifyChain verifies a set's chain against its own bundle, as a client and as a server would at a time; zero is now.
+func verifyChain(pair tls.Certificate, bundle []byte, at time.Time) error {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	roots.AppendCertsFromPEM(bundle)
 	for _, der := range pair.Certificate[1:] {
@@ -132,7 +132,7 @@ func verifyChain(pair tls.Certificate, bundle []byte) error {
 		intermediates.AddCert(cert)
 	}
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
-		options := x509.VerifyOptions{Roots: roots, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{usage}}
+		options := x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage}}
 		if _, err := pair.Leaf.Verify(options); err != nil {
 			return err
 		}
@@ -148,6 +148,7 @@ func inspectMark(s *storeCopy, v View, leaf *x509.Certificate) error {
 		Epoch   uint64 `json:"epoch"`
 		Bundle  string `json:"bundleSHA256"`
 		Serial  string `json:"serial"`
+		MAC     string `json:"mac"`
 	}
 	var got mark
 	decoder := json.NewDecoder(bytes.NewReader(v.File[markFile]))
@@ -156,7 +157,11 @@ func inspectMark(s *storeCopy, v View, leaf *x509.Certificate) error {
 		return fmt.Errorf("%s: %w", markFile, err)
 	}
 	sum := sha256.Sum256(v.File[caFile])
-	want := mark{s.state.Identity, v.Name, s.state.Epoch, hex.EncodeToString(sum[:]), serialOf(leaf)}
+	// Only who has the seal can make the MAC; that it is one is all that is seen here.
+	want := mark{s.state.Identity, v.Name, s.state.Epoch, hex.EncodeToString(sum[:]), serialOf(leaf), got.MAC}
+	if mac, err := hex.DecodeString(got.MAC); err != nil || len(mac) != sha256.Size {
+		return fmt.Errorf("%s has the MAC %q", markFile, got.MAC)
+	}
 	if got != want {
 		return fmt.Errorf("%s is %+v, want %+v", markFile, got, want)
 	}
@@ -201,7 +206,9 @@ func (m *Mesh) inspectBundle(bundle []byte) error {
 			return fmt.Errorf("%s is not in the order of DER", cert.Subject)
 		}
 		last = cert.Raw
-		trusted = trusted || fingerprint(cert) == m.root
+		if fingerprint(cert) == m.root {
+			trusted, last = true, nil // what is trusted of others' CAs follows, in an order of its own
+		}
 		canonical = append(canonical, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
 	}
 	switch {
@@ -283,10 +290,12 @@ func inspectIndexes(s *storeCopy) []error {
 	wanted := make(map[string]uint64)
 	serials := make(map[string]uint64)
 	for seq, r := range s.records {
-		if other, twice := serials[serialOf(r.cert)]; twice {
+		if other, twice := serials[serialOf(r.cert)]; twice && !r.adopted() {
 			found = append(found, fmt.Errorf("serial %s is in records %d and %d", r.Serial, other, seq))
 		}
-		serials[serialOf(r.cert)] = seq
+		if !r.adopted() {
+			serials[serialOf(r.cert)] = seq
+		}
 		for _, key := range indexesOf(r) {
 			wanted[key] = seq
 		}
@@ -313,12 +322,15 @@ func inspectIndexes(s *storeCopy) []error {
 func indexesOf(r *record) []string {
 	seq := fmt.Sprintf("%016x", r.Seq)
 	key := sha256.Sum256(r.cert.RawSubjectPublicKeyInfo)
-	return []string{
-		"serial/" + serialOf(r.cert),
+	keys := []string{
 		"service/" + r.cert.Subject.CommonName + "/" + seq,
 		"expiry/" + fmt.Sprintf("%016x", r.cert.NotAfter.Unix()) + "/" + seq,
 		"key/" + hex.EncodeToString(key[:]) + "/" + seq,
 	}
+	if !r.adopted() { // serials of several CAs may be the same
+		keys = append(keys, "serial/"+serialOf(r.cert))
+	}
+	return keys
 }
 
 // fingerprint is a certificate's SHA-256 as people compare it.

@@ -203,7 +203,7 @@ func TestKillFirstStart(t *testing.T) {
 }
 
 // TestKillNewRoot kills the founding of a new root over the folders of a lost one, each time at a later change
-// of the disk. What follows is never a new root in silence: the next start refuses and leads to --new-root
+// of the disk. What follows is never a new root in silence: the next start refuses and leads to --accept
 // again, or goes on with the root that was founded before the kill.
 func TestKillNewRoot(t *testing.T) {
 	t.Parallel()
@@ -219,7 +219,7 @@ func TestKillNewRoot(t *testing.T) {
 			t.Errorf("killed at change %d: a root was founded before: %v; the next start serves: %v", n, founded, serves)
 		}
 		if !serves {
-			if out := p.out.String(); p.Wait() != 1 || !strings.Contains(out, "start with --new-root") {
+			if out := p.out.String(); p.Wait() != 1 || !strings.Contains(out, "start with --accept") {
 				t.Errorf("exit code %d: %s", p.Wait(), out)
 			}
 			p = k.m.Start("--new-root", "--yes")

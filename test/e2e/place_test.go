@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,34 +77,75 @@ func checkNamed(t *testing.T, m *Mesh, parts ...string) {
 	}
 }
 
-// TestKeysOfNoMeshca: key material that no meshca wrote is not touched, whatever form it has; the others are
-// kept. Once it is moved away, meshca writes its own.
-func TestKeysOfNoMeshca(t *testing.T) {
+// TestPartsOfNoMeshca: parts of a set that nobody could use are simply replaced.
+func TestPartsOfNoMeshca(t *testing.T) {
 	t.Parallel()
-	forms := map[string][]string{"a set": nil, "a key alone": {certFile, caFile}, "a bundle alone": {certFile, keyFile}}
+	forms := map[string][]string{"a key alone": {certFile, caFile}, "a bundle alone": {certFile, keyFile}}
 	for name, without := range forms {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := NewMesh(t, Settings{})
-			must(t, os.MkdirAll(m.Path("pgadmin"), 0o755))
-			newForeignCA(t).WriteSet(t, m.Path("pgadmin"), "pgadmin")
+			foreignFolder(t, m)
 			for _, file := range without {
 				must(t, os.Remove(m.Path("pgadmin", file)))
 			}
-			before := snapshot(t, m.Path("pgadmin"))
-
 			p := m.Start()
-			m.AwaitState(p, "pgadmin", "refused")
-			checkNamed(t, m, "refused pgadmin", "no meshca wrote: nothing is touched", "hint: move it away")
-			checkUnchanged(t, before, snapshot(t, m.Path("pgadmin")))
-			m.Services = others()
-			CheckInvariants(t, m)
-
-			must(t, os.Rename(m.Path("pgadmin"), filepath.Join(m.Dir, "moved")))
-			m.Services = fiveServices
 			m.AwaitSound(p)
 			m.AwaitState(p, "pgadmin", "kept")
+			CheckInvariants(t, m)
 		})
+	}
+}
+
+// foreignFolder gives pgadmin a set of another CA.
+func foreignFolder(t *testing.T, m *Mesh) {
+	t.Helper()
+	must(t, os.MkdirAll(m.Path("pgadmin"), 0o755))
+	newForeignCA(t).WriteSet(t, m.Path("pgadmin"), "pgadmin")
+}
+
+// TestTakeOver: a set that another CA signed is taken over: at once every ca.crt holds the union of trust, and
+// leaf and key stay; who reads a folder cannot be seen, so the leaf is signed anew on the operator's word.
+func TestTakeOver(t *testing.T) {
+	t.Parallel()
+	m := NewMesh(t, Settings{})
+	foreignFolder(t, m)
+	before := make(map[string][]byte)
+	for _, file := range []string{certFile, keyFile, caFile} {
+		var err error
+		before[file], err = os.ReadFile(m.Path("pgadmin", file))
+		must(t, err)
+	}
+	p := m.Start()
+	m.AwaitState(p, "pgadmin", "taking over")
+	during := m.View("pgadmin")
+	for _, file := range []string{certFile, keyFile} {
+		if !bytes.Equal(during.File[file], before[file]) {
+			t.Errorf("%s was changed", file)
+		}
+	}
+	for _, service := range fiveServices {
+		if ca := m.View(service).File[caFile]; !bytes.Equal(ca, during.File[caFile]) || bytes.Count(ca, []byte("BEGIN CERTIFICATE")) != 2 ||
+			!bytes.Contains(ca, bytes.TrimSpace(before[caFile])) {
+			t.Errorf("%s does not hold the union of trust:\n%s", service, ca)
+		}
+	}
+	p.Await("adopt says what is waited for", func() error {
+		if a := m.Run("adopt", "--config", m.Config()); a.Code != 0 || !strings.Contains(a.Stdout, "unknown reader") {
+			return fmt.Errorf("adopt: %d\n%s", a.Code, a.Stdout)
+		}
+		return nil
+	})
+	if a := m.Run("adopt", "pgadmin", "--config", m.Config(), "--continue"); a.Code != 0 || !strings.Contains(a.Stdout, "will refuse") {
+		t.Errorf("adopt --continue: %d\n%s%s", a.Code, a.Stdout, a.Stderr)
+	}
+	m.AwaitState(p, "pgadmin", "kept")
+	after := m.View("pgadmin")
+	if bytes.Equal(after.File[certFile], before[certFile]) || !bytes.Equal(after.File[caFile], during.File[caFile]) {
+		t.Error("the leaf was not signed anew, or the trust was changed in the same step")
+	}
+	if a := m.Run("adopt", "pgadmin", "--config", m.Config(), "--continue"); a.Code != 1 || !strings.Contains(a.Stderr, "nothing to do") {
+		t.Errorf("adopt --continue again: %d\n%s%s", a.Code, a.Stdout, a.Stderr)
 	}
 }
 

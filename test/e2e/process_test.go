@@ -27,6 +27,12 @@ const (
 // await looks at a condition until it holds: look returns nil then, and otherwise what is missing.
 func await(t testing.TB, what string, look func() error) {
 	t.Helper()
+	awaitFor(t, patience, what, look)
+}
+
+// awaitFor is await for what usually takes longer.
+func awaitFor(t testing.TB, patience time.Duration, what string, look func() error) {
+	t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
 		err := look()

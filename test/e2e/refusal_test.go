@@ -22,7 +22,7 @@ type refusal struct {
 	says []string
 }
 
-var waysOn = []string{"hint: put the store back at {dir}/data/meshca.db", "start with --new-root, which says first what will break"}
+var waysOn = []string{"hint: put the store back at {dir}/data/meshca.db", "start with --accept, which says first what will break"}
 
 // refusals are all that TestRefusals tries.
 func refusals() map[string]refusal {
@@ -115,7 +115,7 @@ func lostRefusals() map[string]refusal {
 			prepare: removeStore,
 			flags:   []string{"--new-root"},
 			says: []string{"{dir}/mesh/pgadmin", "CERTIFICATE_VERIFY_FAILED",
-				"a new root needs a yes, and there is no terminal to ask on", "hint: run it on a terminal, or add --yes"},
+				"this needs a yes, and there is no terminal to ask on", "hint: run it on a terminal, or add --yes"},
 		},
 	}
 }

@@ -29,6 +29,9 @@ type record struct {
 	cert *x509.Certificate
 }
 
+// adopted says whether another CA signed the certificate.
+func (r *record) adopted() bool { return r.Issuing == 0 }
+
 // storeState is the record of what is in use.
 type storeState struct {
 	Identity string `json:"identity"`

@@ -1,0 +1,63 @@
+package kube
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshca/meshca/rotation"
+)
+
+// wrote is a field manager's claim to a key.
+func wrote(manager, key string, operation metav1.ManagedFieldsOperationType, at time.Time) metav1.ManagedFieldsEntry {
+	return metav1.ManagedFieldsEntry{Manager: manager, Operation: operation, Time: &metav1.Time{Time: at},
+		FieldsV1: metav1.NewFieldsV1(`{"f:data":{"f:` + key + `":{}}}`)}
+}
+
+// TestWriters: who held a value before our last write has not changed it since.
+func TestWriters(t *testing.T) {
+	t.Parallel()
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	s := &corev1.Secret{}
+	s.ManagedFields = []metav1.ManagedFieldsEntry{
+		wrote("deploy-script", "tls.crt", metav1.ManagedFieldsOperationUpdate, noon.Add(-time.Hour)),
+		wrote(FieldManager, "ca.crt", metav1.ManagedFieldsOperationApply, noon),
+		wrote("someone", "notes", metav1.ManagedFieldsOperationUpdate, noon.Add(time.Hour)),
+	}
+	if by := writers(s); by != removed {
+		t.Errorf("nobody wrote, and it says %q", by)
+	}
+	s.ManagedFields = append(s.ManagedFields,
+		wrote("kubectl-edit", "ca.crt", metav1.ManagedFieldsOperationUpdate, noon),
+		wrote(FieldManager, "tls.key", metav1.ManagedFieldsOperationUpdate, noon.Add(time.Minute)))
+	by := writers(s)
+	if want := "meshca at 2026-11-24T12:01:00Z, kubectl-edit at 2026-11-24T12:00:00Z ("; !strings.HasPrefix(by, want) {
+		t.Errorf("it says %q, want %q", by, want)
+	}
+}
+
+// TestNull: a key that is null is there, and empty; so it is not a Secret in which nothing is.
+func TestNull(t *testing.T) {
+	t.Parallel()
+	s := &corev1.Secret{Data: map[string][]byte{rotation.CAFile: nil}}
+	if o := observe(s, "a"); o.CA == nil || o.Cert != nil || o.Empty() {
+		t.Errorf("a null ca.crt is seen as %+v", o)
+	}
+}
+
+// TestTLSWithoutLeaf: kubernetes.io/tls must have both keys, also where there is no leaf.
+func TestTLSWithoutLeaf(t *testing.T) {
+	t.Parallel()
+	for kind, want := range map[corev1.SecretType]bool{corev1.SecretTypeTLS: true, corev1.SecretTypeOpaque: false} {
+		m := manifestOf(Service{}, rotation.Material{CA: []byte("ca")}, secretVersion{resourceVersion: "7", kind: kind})
+		data := m.Data.(map[string][]byte)
+		for _, key := range []string{rotation.CertFile, rotation.KeyFile} {
+			if value, there := data[key]; there != want || want && value == nil {
+				t.Errorf("%s: %s is %v, there is %v", kind, key, value, there)
+			}
+		}
+	}
+}

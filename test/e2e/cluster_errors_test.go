@@ -1,0 +1,271 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/meshca/meshca/kube"
+	"github.com/meshca/meshca/rotation"
+)
+
+// testErrors has each thing in the way that may stand there, at once: all are named with a way on, others go on, and
+// each service is kept as soon as nothing stands in its way.
+func testErrors(t *testing.T, k *kubernetes) {
+	s := clusterSettings{Sweep: "1s", Services: []string{"good", "forbidden", "missing", "going", "denied", "large"}, Extra: map[string]string{
+		"missing": "namespace: errors-missing", "going": "namespace: errors-going", "denied": "namespace: errors-denied"}}
+	var full string
+	s.Edit = func(rbac string) string {
+		full = rbac
+		return right{resource: "secrets", verb: "patch"}.forService("forbidden").takeFrom(t, rbac)
+	}
+	m := k.newMesh(t, "errors", s)
+	k.kubectl(t, elsewhere, "apply", "-f", "-")
+	k.namespace(t, "errors-denied")
+	k.namespace(t, "errors-going")
+	k.do(t, http.MethodDelete, "/api/v1/namespaces/errors-going", nil) // without a controller manager it is being deleted for ever
+	k.deny(t, "errors-denied")
+	m.makeShape(t, "large", shape{how: "somebody", object: object{"data": map[string][]byte{"dump": bytes.Repeat([]byte("x"), 1<<20-1000)}}})
+
+	p := m.Start()
+	m.checkErrors(p)
+	k.change(t, m.namespace, "good", "stranger", data(caFile, []byte("nothing")))
+	m.AwaitSound(p, "good")
+	if code, text, err := m.get(p, "/readyz"); code != http.StatusOK {
+		t.Errorf("/readyz: %d %s %v: it is about what concerns all", code, text, err)
+	}
+
+	k.kubectl(t, full, "apply", "-f", "-")
+	k.namespace(t, "errors-missing")
+	k.do(t, http.MethodDelete, "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/errors-denied", nil)
+	k.change(t, m.namespace, "large", "somebody", data("dump", []byte("less")))
+	for _, service := range []string{"forbidden", "missing", "denied", "large"} {
+		m.AwaitState(p, service, "kept")
+		p.AwaitLine("service is kept again", "service", service)
+	}
+}
+
+// checkErrors sees each error in the status, and its way on in the line below.
+func (m *clusterMesh) checkErrors(p *Process) {
+	m.t.Helper()
+	for service, words := range map[string][]string{
+		"forbidden": {"RBAC does not allow it", "give meshca's account the right to patch secrets"},
+		"missing":   {"the namespace does not exist", "make the namespace, or take the service out"},
+		"going":     {"the namespace is being deleted", "take the service out of the catalogue if its namespace is meant to go"},
+		"denied":    {"an admission policy refuses it (policy errors-denied)", "if it is meshca's own guard"},
+		"large":     {"it would be larger than an object may be", "take foreign keys out of the Secret"},
+	} {
+		text := m.awaitStatus(p, "failing "+service+": ")
+		_, text, _ = strings.Cut(text, "failing "+service+": ")
+		for i, line := range strings.SplitN(text, "\n", 3)[:2] {
+			if !strings.Contains(line, words[i]) {
+				m.t.Errorf("of %s the status says %q, want %q", service, line, words[i])
+			}
+		}
+		p.AwaitLine("service not kept", "service", service)
+	}
+}
+
+// elsewhere gives the account of the namespace errors what it needs in others.
+const elsewhere = `{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: errors}, rules: [
+  {apiGroups: [""], resources: [secrets], resourceNames: [missing-mtls-cert, going-mtls-cert, denied-mtls-cert], verbs: [get, watch, patch, create]},
+  {apiGroups: [""], resources: [configmaps], resourceNames: [meshca-ca], verbs: [get, watch, patch, create]}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: errors},
+  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: errors}, subjects: [{kind: ServiceAccount, name: meshca, namespace: errors-ca}]}
+`
+
+// deny has an admission policy refuse every Secret of a namespace, and waits until it does.
+func (k *kubernetes) deny(t *testing.T, namespace string) {
+	t.Helper()
+	const group = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
+	k.do(t, http.MethodPost, group+"ies", object{"metadata": object{"name": namespace}, "spec": object{
+		"matchConstraints": object{"resourceRules": []object{
+			{"apiGroups": []string{""}, "apiVersions": []string{"v1"}, "resources": []string{"secrets"}, "operations": []string{"CREATE", "UPDATE"}}}},
+		"validations": []object{{"expression": "false", "message": "not here"}},
+	}})
+	k.do(t, http.MethodPost, group+"ybindings", object{"metadata": object{"name": namespace}, "spec": object{
+		"policyName": namespace, "validationActions": []string{"Deny"},
+		"matchResources": object{"namespaceSelector": object{"matchLabels": object{"kubernetes.io/metadata.name": namespace}}},
+	}})
+	await(t, "the policy refuses", func() error {
+		code, answer := k.ask(t, "", http.MethodPost, "/api/v1/namespaces/"+namespace+"/secrets?dryRun=All", "application/json",
+			object{"metadata": object{"name": "probe"}})
+		if code/100 == 2 {
+			return fmt.Errorf("%d %s", code, answer)
+		}
+		return nil
+	})
+}
+
+// testAway cuts the connection to the API server.
+func testAway(t *testing.T, k *kubernetes) {
+	m := k.newMesh(t, "away", clusterSettings{Services: []string{"envoy", "pgadmin"}, Sweep: "1s"})
+	line := newLine(t, strings.TrimPrefix(k.Server, "https://"))
+	m.account.kubeconfig = k.writeKubeconfig(t, "https://"+line.address, "{token: "+m.account.token+"}")
+
+	line.cut()
+	p := m.Serve()
+	if code := p.Wait(); code != 1 || !strings.Contains(p.out.String(), "no CA is founded while it is not known what is there") {
+		t.Errorf("a first start without an API server ends with %d:\n%s", code, p.out.String())
+	}
+	line.mend()
+	p = m.Start()
+	m.AwaitSound(p)
+	if code, text, err := m.get(p, "/readyz"); code != http.StatusOK {
+		t.Errorf("/readyz: %d %s %v", code, text, err)
+	}
+
+	line.cut()
+	m.checkAway(p)
+	p.Stop()
+	p = m.Start() // a store that is there is served, also now
+	m.checkAway(p)
+	k.change(t, m.namespace, "envoy", "stranger", data(keyFile, []byte("nothing")))
+	line.mend()
+	m.AwaitSound(p)
+	m.AwaitState(p, "pgadmin", "kept")
+	p.Await("it is ready", func() error {
+		code, text, err := m.get(p, "/readyz")
+		if code != http.StatusOK {
+			err = errors.Join(err, fmt.Errorf("%d %s", code, text))
+		}
+		return err
+	})
+}
+
+// checkAway sees that it is said what is away, and that the rest goes on.
+func (m *clusterMesh) checkAway(p *Process) {
+	m.t.Helper()
+	m.awaitStatus(p, "failing envoy: ", "failing pgadmin: ", "the API server does not answer", "connection refused")
+	p.Await("/readyz says no", func() error {
+		code, text, err := m.get(p, "/readyz")
+		if code != http.StatusServiceUnavailable || !strings.Contains(text, "target: ") || !strings.Contains(text, "the API server does not answer") {
+			err = errors.Join(err, fmt.Errorf("%d %s", code, text))
+		}
+		if strings.Contains(text, "store: ") || strings.Contains(text, "signing: ") {
+			m.t.Errorf("more than the target is away: %s", text)
+		}
+		return err
+	})
+	if code, _, err := m.get(p, "/healthz"); code != http.StatusOK || err != nil {
+		m.t.Errorf("/healthz: %d %v", code, err)
+	}
+}
+
+// A line is the way to the API server: it can be cut.
+type line struct {
+	t           *testing.T
+	address, to string
+
+	mu       sync.Mutex
+	listener net.Listener
+	open     map[net.Conn]bool
+}
+
+func newLine(t *testing.T, to string) *line {
+	t.Helper()
+	l := &line{t: t, to: to, address: "127.0.0.1:0"}
+	l.mend()
+	t.Cleanup(l.cut)
+	return l
+}
+
+// mend listens, at the same address each time.
+func (l *line) mend() {
+	l.t.Helper()
+	listener, err := net.Listen("tcp", l.address)
+	must(l.t, err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.listener, l.address, l.open = listener, listener.Addr().String(), make(map[net.Conn]bool)
+	go func() { // ends with the listener
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go l.carry(conn) // ends with either connection
+		}
+	}()
+}
+
+// carry copies both ways until one end closes.
+func (l *line) carry(from net.Conn) {
+	to, err := net.Dial("tcp", l.to)
+	if err != nil {
+		from.Close()
+		return
+	}
+	l.mu.Lock()
+	l.open[from], l.open[to] = true, true
+	l.mu.Unlock()
+	var both sync.WaitGroup
+	for _, ends := range [][2]net.Conn{{from, to}, {to, from}} {
+		both.Go(func() {
+			_, _ = io.Copy(ends[0], ends[1]) // how it ended is for the ends to tell
+			ends[0].Close()
+		})
+	}
+	both.Wait()
+}
+
+// cut closes all.
+func (l *line) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.listener.Close()
+	for conn := range l.open {
+		conn.Close()
+	}
+}
+
+// testStale: who has decided on something older writes nothing.
+func testStale(t *testing.T, k *kubernetes) {
+	k.namespace(t, "stale")
+	client, err := kube.Connect(kube.Options{Kubeconfig: k.Kubeconfig})
+	must(t, err)
+	target := kube.New(client, kube.WatchNone, slog.New(slog.DiscardHandler))
+	target.SetCatalogue([]kube.Service{{Name: "a", Namespace: "stale", Secret: "a-mtls-cert"}})
+	set := rotation.Material{Cert: []byte("c"), Key: []byte("k"), CA: []byte("a"), Mark: rotation.Mark{Store: "00", Service: "a"}}
+	look := func() rotation.Version {
+		o, err := target.Observe(t.Context(), "a")
+		must(t, err)
+		return o.Version
+	}
+	make := func() {
+		k.do(t, http.MethodPost, "/api/v1/namespaces/stale/secrets", object{"metadata": object{"name": "a-mtls-cert"}})
+	}
+	remove := func() { k.do(t, http.MethodDelete, secretPath("stale", "a"), nil) }
+	touch := func() { k.change(t, "stale", "a", "somebody", data("x", []byte("y"))) }
+	for _, c := range []struct {
+		what          string
+		before, after func()
+	}{
+		{"made in between", func() {}, make},
+		{"changed in between", func() {}, touch},
+		{"deleted in between", func() {}, remove},
+		{"deleted and made in between", make, func() { remove(); make() }},
+		{"changed and rests", func() { k.change(t, "stale", "a", "somebody", glass("x")) }, touch},
+	} {
+		c.before()
+		seen := look()
+		c.after()
+		was := k.secret(t, "stale", "a")
+		if err := target.Write(t.Context(), "a", set, seen); !errors.Is(err, rotation.ErrChanged) {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		is := k.secret(t, "stale", "a")
+		if (was == nil) != (is == nil) || was != nil && was.Metadata.ResourceVersion != is.Metadata.ResourceVersion {
+			t.Errorf("%s: it was written", c.what)
+		}
+	}
+	must(t, target.Write(t.Context(), "a", set, look()))
+}
