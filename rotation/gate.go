@@ -34,7 +34,7 @@ func (e *Engine) trusted(ctx context.Context, now time.Time) bool {
 		s := e.services[name]
 		switch {
 		case !s.Known:
-			s.waits = e.mayRefuse(s)
+			s.waits = e.mayRefuse(s, now)
 		case !s.consumed():
 		case err != nil:
 			s.waits = fmt.Sprintf("it is not known who reads it: %v", err)
@@ -53,18 +53,18 @@ func (s *service) consumed() bool {
 
 // mayRefuse says why the processes of a place that is not ours to write may refuse our leaves and accept those of
 // other CAs that we would replace, "" if they do not.
-func (e *Engine) mayRefuse(s *service) string {
-	authority := e.Issuer.Authority()
+func (e *Engine) mayRefuse(s *service, now time.Time) string {
 	switch {
 	case s.unseen || s.seen == nil:
 		return "it cannot be read, so it is not known whom its processes trust"
-	case s.seen.trusts(authority.Root().Certificate):
+	case s.seen.trusts(e.Issuer.Authority().Root().Certificate):
 		return ""
 	}
-	signedAnew := func(name string) bool { return e.services[name] != nil && e.services[name].Takeover != nil }
-	for _, anchor := range authority.Anchors() {
-		if s.seen.trusts(anchor.Certificate) && slices.ContainsFunc(anchor.Services, signedAnew) {
-			return "its place is left alone, and its " + CAFile + " does not hold our root: its processes would refuse leaves that are signed anew"
+	held := certificates(s.seen.CA)
+	accepts := func(chain []*x509.Certificate) bool { return len(paths(chain, held, now)) > 0 }
+	for _, name := range e.names() {
+		if other := e.services[name]; other.Takeover != nil && slices.ContainsFunc(other.Takeover.live(now), accepts) {
+			return "its place is left alone, and its " + CAFile + " does not hold our root: its processes would refuse leaves that are signed anew, and accept " + name + " now"
 		}
 	}
 	return ""

@@ -35,7 +35,7 @@ func (c *cell) inspect() []error {
 	if err != nil {
 		return append(found, err)
 	}
-	if err := c.inspectBundle(bundle); err != nil {
+	if err := c.inspectBundle(s, bundle); err != nil {
 		found = append(found, fmt.Errorf("the published bundle: %w", err))
 	}
 	leaves := make(map[string]string)
@@ -205,8 +205,8 @@ func (w *witness) Judge() (found []error) {
 			continue
 		}
 		w.leaves[serialOf(leaf)] = leaf
-		if bundle := v.live.Data[caFile]; w.c.inspectBundle(bundle) != nil {
-			found = append(found, fmt.Errorf("version %s of %s: %w", v.live.Metadata.ResourceVersion, service, w.c.inspectBundle(bundle)))
+		if bundle := v.live.Data[caFile]; w.c.inspectBundle(s, bundle) != nil {
+			found = append(found, fmt.Errorf("version %s of %s: %w", v.live.Metadata.ResourceVersion, service, w.c.inspectBundle(s, bundle)))
 		}
 	}
 	for serial, leaf := range w.leaves {

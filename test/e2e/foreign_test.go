@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net/url"
 	"path/filepath"
 	"testing"
 	"time"
@@ -60,7 +61,8 @@ func (f *foreignCA) WriteSet(t testing.TB, dir, service string) {
 	key, cert := makeCertificate(t, &x509.Certificate{
 		SerialNumber: big.NewInt(2),
 		Subject:      pkix.Name{CommonName: service},
-		DNSNames:     []string{service},
+		DNSNames:     []string{service, service + ".default.svc"},
+		URIs:         []*url.URL{{Scheme: "spiffe", Host: "mesh.local", Path: "/ns/default/svc/" + service}},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(time.Hour),
 	}, f.cert, f.key)

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -37,8 +38,8 @@ func CheckInvariants(t testing.TB, m *Mesh) {
 //
 //   - every folder's ..data leads to a whole set: the key is the leaf's, the chain verifies against the set's
 //     own ca.crt in both roles, the mark is right, the modes are right, and the files are links to it;
-//   - all bundles are the same bytes: self-signed roots in canonical PEM, sorted by DER, the root that was
-//     seen first among them;
+//   - all bundles are the same bytes: our self-signed roots in canonical PEM, sorted by DER, the root that was
+//     seen first among them, and then each anchor of another CA that the store has a record of, once;
 //   - and all that [InspectRecords] says.
 func Inspect(m *Mesh) []error {
 	s, err := readStore(m.Store())
@@ -63,7 +64,7 @@ func Inspect(m *Mesh) []error {
 			found = append(found, fmt.Errorf("%s: ca.crt is not that of %s", service, m.Services[0]))
 		}
 	}
-	if err := m.inspectBundle(bundle); err != nil {
+	if err := m.inspectBundle(s, bundle); err != nil {
 		found = append(found, fmt.Errorf("ca.crt: %w", err))
 	}
 	return found
@@ -191,25 +192,33 @@ func inspectForm(dir, data string) error {
 }
 
 // inspectBundle judges the bytes of a bundle.
-func (m *Mesh) inspectBundle(bundle []byte) error {
+func (m *Mesh) inspectBundle(s *storeCopy, bundle []byte) error {
 	var canonical, last []byte
-	trusted := false
+	trusted, anchors := false, make(map[string]bool)
 	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return err
 		}
+		canonical = append(canonical, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+		if slices.ContainsFunc(s.anchors, cert.Equal) {
+			if anchors[fingerprint(cert)] {
+				return fmt.Errorf("%s is there twice", cert.Subject)
+			}
+			anchors[fingerprint(cert)] = true
+			continue
+		}
 		if err := cert.CheckSignatureFrom(cert); err != nil {
 			return fmt.Errorf("%s is not self-signed: %w", cert.Subject, err)
 		}
-		if bytes.Compare(last, cert.Raw) >= 0 {
-			return fmt.Errorf("%s is not in the order of DER", cert.Subject)
+		if len(anchors) > 0 || bytes.Compare(last, cert.Raw) >= 0 {
+			return fmt.Errorf("%s is not in the order of DER, before what is another CA's", cert.Subject)
 		}
 		last = cert.Raw
-		if fingerprint(cert) == m.root {
-			trusted, last = true, nil // what is trusted of others' CAs follows, in an order of its own
-		}
-		canonical = append(canonical, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+		trusted = trusted || fingerprint(cert) == m.root
+	}
+	if len(anchors) != len(s.anchors) {
+		return fmt.Errorf("%d anchors of other CAs are in it, the store has records of %d", len(anchors), len(s.anchors))
 	}
 	switch {
 	case len(canonical) == 0:

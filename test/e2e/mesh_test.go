@@ -175,6 +175,7 @@ type ServiceStatus struct {
 	Issued        int    `json:"issued"`
 	Error         string `json:"error"`
 	Hint          string `json:"hint"`
+	WaitsFor      string `json:"waitsFor"`
 }
 
 // Of is the status of one service.

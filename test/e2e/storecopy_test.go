@@ -46,6 +46,7 @@ type storeCopy struct {
 	state   storeState
 	roots   []*x509.Certificate
 	issuing []*x509.Certificate
+	anchors []*x509.Certificate // of other CAs
 }
 
 // readStore copies the store file, which may be in use, and reads the copy.
@@ -124,6 +125,8 @@ func (s *storeCopy) decode() error {
 			err = json.Unmarshal(value, &s.state)
 		case strings.HasPrefix(key, "ca/root/"):
 			err = addCA(&s.roots, value)
+		case strings.HasPrefix(key, "ca/anchor/"):
+			err = addCA(&s.anchors, value)
 		case strings.HasPrefix(key, "ca/issuing/"):
 			err = addCA(&s.issuing, value)
 		}
