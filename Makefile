@@ -30,7 +30,7 @@ race: ## run all tests with the race detector; needs a C compiler
 kill: ## kill the program 1000 times at random points, and check every invariant after each
 	@MESHCA_KILL_ROUNDS=1000 $(GO) test -count=1 -timeout 60m -v -run TestKill ./test/e2e
 
-kill-cluster: ## kill it 500 times at its calls to a real API server, and check every Secret after each
+kill-cluster: ## kill it some 500 times at its calls to a real API server, and check every Secret after each
 	@MESHCA_KILL_ROUNDS=400 $(GO) test -count=1 -timeout 60m -v -run TestFaults/Kill ./test/e2e
 
 faults-cluster: ## cut it off from a real API server for 10 minutes; stop it 20 times while another takes over

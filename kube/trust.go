@@ -36,6 +36,17 @@ func (t *Target) namespaces() (all []string) {
 	return slices.Compact(all)
 }
 
+// mayWriteOver says whether that version of the ConfigMap was seen before the services were looked at: then nothing
+// newer than what they showed is written over. A process that was stopped in the middle of a pass finds another
+// version when it wakes, and must look again. An absent one is made by the first who comes.
+func (t *Target) mayWriteOver(at object, version string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	seen, looked := t.versions[at.path()]
+	t.versions[at.path()] = version
+	return looked && seen == version || !looked && version == ""
+}
+
 // publish brings the ConfigMap of one namespace up to date.
 func (t *Target) publish(ctx context.Context, namespace, bundle string) error {
 	at := bundleAt(namespace)
@@ -50,6 +61,9 @@ func (t *Target) publish(ctx context.Context, namespace, bundle string) error {
 	}
 	if live.Immutable != nil && *live.Immutable {
 		return fmt.Errorf("%s is immutable: delete it, and meshca makes it anew", at)
+	}
+	if !t.mayWriteOver(at, live.ResourceVersion) {
+		return fmt.Errorf("%s: %w", at, rotation.ErrChanged)
 	}
 	m := manifest{APIVersion: version, Kind: "ConfigMap", Data: map[string]string{rotation.CAFile: bundle},
 		Metadata: manifestMeta{Name: BundleMap, Namespace: namespace, UID: live.UID, ResourceVersion: cmp.Or(live.ResourceVersion, absent)}}

@@ -22,7 +22,12 @@ func (e *Engine) publishBundle(ctx context.Context) error {
 	if unread {
 		return errors.New("the trust bundle is not published: no place could be read")
 	}
-	return e.Target.Publish(ctx, e.Issuer.Authority().Bundle().PEM())
+	err := e.Target.Publish(ctx, e.Issuer.Authority().Bundle().PEM())
+	if errors.Is(err, ErrChanged) {
+		e.changedAgain(Published) // somebody has written since the places were looked at: they may show why
+		return nil
+	}
+	return err
 }
 
 // mayPublish meters what is done after somebody may have changed what was published, as the heals of a service are;

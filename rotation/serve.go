@@ -57,14 +57,7 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 	seen, err := e.newest(ctx, s)
 	s.unseen = err != nil
 	if err == nil {
-		err = e.noteLate(s, seen)
-	}
-	if err == nil && s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
-		err = e.settle(s, seen)
-	}
-	if err == nil {
-		s.seen = &seen
-		err = errors.Join(e.keepForm(s, seen), e.noteTrust(s, seen, now))
+		err = e.note(s, seen, now)
 	}
 	if err != nil {
 		return err
@@ -99,6 +92,19 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 	}
 	e.settled(s)
 	return nil
+}
+
+// note records what the observation tells of leaves, form and trust, before anything is decided on it.
+func (e *Engine) note(s *service, seen Seen, now time.Time) error {
+	err := e.noteLate(s, seen)
+	if err == nil && s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
+		err = e.settle(s, seen)
+	}
+	if err != nil {
+		return err
+	}
+	s.seen = &seen
+	return errors.Join(e.keepForm(s, seen), e.noteTrust(s, seen, now))
 }
 
 // leave lets a place alone: it is looked at when it changes, and in the sweep.

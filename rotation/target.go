@@ -42,7 +42,8 @@ type Target interface {
 	Watch(ctx context.Context, services []string, changed func(service string)) error
 	// Readers tells, for each of the services, who may have read its set.
 	Readers(ctx context.Context, services []string) (map[string]Readers, error)
-	// Publish puts the trust bundle where those find it who only verify. It writes nothing where it is there.
+	// Publish puts the trust bundle where those find it who only verify. It writes nothing where it is there, and
+	// returns an error that wraps ErrChanged where somebody has written there since the last call: the places are looked at again first.
 	Publish(ctx context.Context, bundle []byte) error
 	// Tell makes a notice known beside the place, as far as the target can. It does not wait.
 	Tell(n Notice)

@@ -124,14 +124,18 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	if !o.ControllerManager {
 		return c, nil
 	}
-	// After the API server is ready: before, it ends for want of its role.
+	return c, c.startControllerManager(ca)
+}
+
+// startControllerManager comes after the API server is ready: before, it ends for want of its role.
+func (c *Cluster) startControllerManager(ca *authority) error {
 	manager, err := ca.kubeconfig("controller-manager", c.Server)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return c, c.start("kube-controller-manager", "--kubeconfig="+manager, "--secure-port=0", "--leader-elect=false",
-		"--use-service-account-credentials", "--service-account-private-key-file="+filepath.Join(o.Dir, "serviceaccounts.key"),
-		"--root-ca-file="+filepath.Join(o.Dir, "ca.crt"))
+	return c.start("kube-controller-manager", "--kubeconfig="+manager, "--secure-port=0", "--leader-elect=false",
+		"--use-service-account-credentials", "--service-account-private-key-file="+filepath.Join(c.dir, "serviceaccounts.key"),
+		"--root-ca-file="+filepath.Join(c.dir, "ca.crt"))
 }
 
 // startAPIServer returns when it is ready.

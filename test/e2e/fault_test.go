@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"net/http"
@@ -252,7 +253,7 @@ func (c *cell) triedWatches(from, times int) error {
 }
 
 // testOneSecret: one Secret that the API server does not answer for, or refuses, does not keep the others from being
-// healed.
+// healed, also those that are damaged while its answer is waited for.
 func testOneSecret(t *testing.T, a *apiAccess) {
 	c := newCell(t, a, cellSettings{})
 	p := c.start()
@@ -261,21 +262,29 @@ func testOneSecret(t *testing.T, a *apiAccess) {
 	for name, fn := range map[string]func(*exchange){
 		"hangs": (*exchange).Gone, "refuses": func(x *exchange) { x.Answer(http.StatusServiceUnavailable, "") },
 	} {
+		_, from := c.gate.Calls(0)
+		ofSick := func(x call) bool { return x.Verb != "watch" && x.Name == secretName(sick) }
 		c.gate.Do(func(x *exchange) {
-			if x.Verb != "watch" && x.Name == secretName(sick) {
+			if ofSick(x.call) {
 				fn(x)
 				return
 			}
 			x.Pass()
 		})
-		v.strikeAll("ca.crt another")
-		c.AwaitState(p, sick, "failing")
+		secretHarms["ca.crt another"](v, sick)
+		p.Await("the program asks for it", func() error {
+			if calls, _ := c.gate.Calls(from); !slices.ContainsFunc(calls, ofSick) {
+				return errors.New("it does not")
+			}
+			return nil
+		})
 		began := time.Now()
 		for _, service := range others {
 			secretHarms["tls.key another"](v, service)
 		}
 		p.Await("the others are healed", func() error { return c.inspectOnly(others) })
 		t.Logf("one Secret %s: the others are healed in %s", name, since(began))
+		c.AwaitState(p, sick, "failing")
 		if code, words, err := c.ready(p); err != nil || code != http.StatusOK {
 			t.Errorf("one Secret %s: /readyz answers %d %q %v", name, code, words, err)
 		}
