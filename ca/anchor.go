@@ -52,7 +52,7 @@ func (a *Authority) Trust(w store.Writer, anchors []Anchor) (changed bool, err e
 			return false, err
 		}
 	}
-	if newBundles(a.trusted, anchors).equal(a.bundles) {
+	if NewBundles(a.trusted, anchors).equal(a.bundles) {
 		return false, nil
 	}
 	return true, a.RaiseEpoch(w, a.epoch+1)
@@ -86,7 +86,7 @@ func (a *Authority) Reread(st store.Store) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	next.bundles = newBundles(next.trusted, next.anchors)
+	next.bundles = NewBundles(next.trusted, next.anchors)
 	return &next, nil
 }
 
@@ -116,15 +116,16 @@ func getAnchors(r store.Reader) (anchors []Anchor, err error) {
 	return anchors, nil
 }
 
-// bundles are the trust bundle of an epoch, and those that differ from it for single services.
-type bundles struct {
+// Bundles are the trust bundle of an epoch, and those that differ from it for single services.
+type Bundles struct {
 	common Bundle
 	own    map[string]Bundle // by service, where it is not the common one
 }
 
-func newBundles(roots []*x509.Certificate, anchors []Anchor) bundles {
-	b := bundles{own: make(map[string]Bundle)}
-	anchors = slices.SortedFunc(slices.Values(anchors), byUse)
+// NewBundles are the bundles of these roots and anchors.
+func NewBundles(roots []*x509.Certificate, anchors []Anchor) Bundles {
+	b := Bundles{own: make(map[string]Bundle)}
+	anchors = byUse(anchors)
 	for _, anchor := range anchors {
 		for _, service := range anchor.Only {
 			b.own[service] = Bundle{}
@@ -135,6 +136,14 @@ func newBundles(roots []*x509.Certificate, anchors []Anchor) bundles {
 		b.own[service] = newBundle(roots, anchorsFor(anchors, service))
 	}
 	return b
+}
+
+// For is the bundle that a service gets: the common one, unless an anchor is there for some services only.
+func (b Bundles) For(service string) Bundle {
+	if own, ok := b.own[service]; ok {
+		return own
+	}
+	return b.common
 }
 
 // anchorsFor are the anchors that a service gets, in their order: first those that all get.
@@ -154,22 +163,19 @@ func anchorsFor(sorted []Anchor, service string) (certs []*x509.Certificate) {
 	return certs
 }
 
-// Trusted is what a service's bundle would hold with these roots and anchors, in its order.
-func Trusted(roots []*x509.Certificate, anchors []Anchor, service string) []*x509.Certificate {
-	return newBundle(roots, anchorsFor(slices.SortedFunc(slices.Values(anchors), byUse), service)).certs
-}
-
 // byUse sorts anchors so that the first of a name is the one that most verifiers can use, now and later: those
 // that take the first do not come back for the next.
-func byUse(x, y Anchor) int {
-	a, b := x.Certificate, y.Certificate
-	if sa, sb := SelfSigned(a), SelfSigned(b); sa != sb {
-		if sa {
-			return -1
+func byUse(anchors []Anchor) []Anchor {
+	last := make(map[string]int, len(anchors)) // a signature is checked once, not at each comparison
+	for _, anchor := range anchors {
+		if !SelfSigned(anchor.Certificate) {
+			last[string(anchor.Certificate.Raw)] = 1
 		}
-		return 1
 	}
-	return cmp.Or(b.NotAfter.Compare(a.NotAfter), bytes.Compare(a.Raw, b.Raw))
+	return slices.SortedFunc(slices.Values(anchors), func(x, y Anchor) int {
+		a, b := x.Certificate, y.Certificate
+		return cmp.Or(cmp.Compare(last[string(a.Raw)], last[string(b.Raw)]), b.NotAfter.Compare(a.NotAfter), bytes.Compare(a.Raw, b.Raw))
+	})
 }
 
 // SelfSigned says whether a verifier that wants a path to end in a self-signed certificate takes the anchor.
@@ -177,7 +183,7 @@ func SelfSigned(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawIssuer, c.RawSubject) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
-func (b bundles) equal(o bundles) bool {
+func (b Bundles) equal(o Bundles) bool {
 	return b.common.sum == o.common.sum && maps.EqualFunc(b.own, o.own, func(x, y Bundle) bool { return x.sum == y.sum })
 }
 
@@ -192,9 +198,4 @@ func (a *Authority) Bundle() Bundle { return a.bundles.common }
 
 // BundleFor is the trust bundle that a service gets: the common one, unless an anchor is there for some
 // services only.
-func (a *Authority) BundleFor(service string) Bundle {
-	if own, ok := a.bundles.own[service]; ok {
-		return own
-	}
-	return a.bundles.common
-}
+func (a *Authority) BundleFor(service string) Bundle { return a.bundles.For(service) }

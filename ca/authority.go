@@ -41,7 +41,7 @@ type Authority struct {
 	roots    []Root              // in the order of their generations
 	trusted  []*x509.Certificate // our roots that are trusted now
 	anchors  []Anchor            // those of other CAs
-	bundles  bundles
+	bundles  Bundles
 	markKey  []byte       // authenticates what is written outside the store
 	issuing  []*IssuingCA // in the order of their ids
 	current  *IssuingCA   // signs new leaves
@@ -170,7 +170,7 @@ func (a *Authority) assemble(s *Seal, state stateRecord, issuing []caRecord) err
 	if len(a.trusted) == 0 {
 		return errors.New("the trust bundle is empty")
 	}
-	a.bundles = newBundles(a.trusted, a.anchors)
+	a.bundles = NewBundles(a.trusted, a.anchors)
 	for _, record := range issuing {
 		i, err := openIssuing(s, a.identity, record, byGeneration[record.Generation])
 		if err != nil {

@@ -261,11 +261,15 @@ func (a *audit) holders(n *needed) (only []string, order map[string]int) {
 // worse says whether anybody would refuse what it accepts now, or would have accepted later, had every ca.crt that
 // is ours to write the anchors of the list.
 func (a *audit) worse(list []ca.Anchor) bool {
-	done, times := make(map[string]bool), a.turns()
+	done, next, times := make(map[string]bool), make(map[string]*verify.Trust), a.turns()
+	bundles := ca.NewBundles(a.ours, list)
 	for _, p := range a.parties {
-		after := ca.Trusted(a.ours, list, p.service)
-		id := identity(p.held) + "\n" + identity(after)
-		if !p.fixed && !done[id] && a.refusesMore(verify.NewTrust(p.held), verify.NewTrust(after), times) {
+		after := bundles.For(p.service)
+		sum, id := after.SHA256(), after.SHA256()+identity(p.held)
+		if next[sum] == nil {
+			next[sum] = verify.NewTrust(after.Certificates())
+		}
+		if !p.fixed && !done[id] && a.refusesMore(verify.NewTrust(p.held), next[sum], times) {
 			return true
 		}
 		done[id] = true

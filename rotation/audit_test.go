@@ -284,7 +284,7 @@ func TestNobodyGetsWorse(t *testing.T) {
 			after := slices.Clone(mesh)
 			for i, s := range r.services[:count] {
 				if !s.fixed {
-					after[i].CA = catest.PEM(ca.Trusted(ours, known, s.Name)...)
+					after[i].CA = catest.PEM(ca.NewBundles(ours, known).For(s.Name).Certificates()...)
 				}
 			}
 			memory.notWorse(t, "with the union", mesh[:count], after[:count])

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -131,7 +132,9 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 		return nil
 	}
 	next := *s.taken
-	switch holds := seen.trusts(e.Issuer.Authority().Root().Certificate); {
+	authority := e.Issuer.Authority()
+	asWritten := bytes.Equal(seen.CA, authority.BundleFor(s.Service).PEM()) // which need not be parsed
+	switch holds := asWritten || seen.trusts(authority.Root().Certificate); {
 	case holds && seen.Proven && next.InPlace.IsZero():
 		next.Placed, next.InPlace, next.Written = true, now.UTC(), seen.Written.UTC()
 		e.changedAgain("") // the pass that follows acts on it

@@ -66,7 +66,7 @@ func takenOver(t *testing.T, holders []*holder, ours []*x509.Certificate) []ca.A
 	}
 	anchors := newAudit(parties, ours, nil, false, time.Now()).anchors()
 	for _, h := range holders {
-		h.after = ca.Trusted(ours, anchors, h.name)
+		h.after = ca.NewBundles(ours, anchors).For(h.name).Certificates()
 	}
 	return anchors
 }
