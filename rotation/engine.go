@@ -89,7 +89,8 @@ type service struct {
 	remarks   []Remark
 
 	ahead    *looked   // an observation that its turn in this pass uses
-	seen     *Seen     // the newest look at the place in this process's life
+	looked   bool      // the place was seen in this process's life
+	ca       []byte    // its ca.crt as it was seen last; the key beside it is not kept
 	taken    *Takeover // as the store has it, also when a leaf of ours is in place
 	waits    string    // why its processes may refuse leaves that are signed anew
 	form     Form      // as the store has it

@@ -56,12 +56,12 @@ func (s *service) consumed() bool {
 // other CAs that we would replace, "" if they do not.
 func (e *Engine) mayRefuse(s *service, now time.Time) string {
 	switch {
-	case s.unseen || s.seen == nil:
+	case s.unseen || !s.looked:
 		return "it cannot be read, so it is not known whom its processes trust"
-	case s.seen.trusts(e.Issuer.Authority().Root().Certificate):
+	case trusts(s.ca, e.Issuer.Authority().Root().Certificate):
 		return ""
 	}
-	held := certificates(s.seen.CA)
+	held := certificates(s.ca)
 	accepts := func(chain []*x509.Certificate) bool { return len(paths(chain, held, now)) > 0 }
 	for _, name := range e.names() {
 		if other := e.services[name]; other.Takeover != nil && slices.ContainsFunc(other.Takeover.live(now), accepts) {
@@ -71,9 +71,9 @@ func (e *Engine) mayRefuse(s *service, now time.Time) string {
 	return ""
 }
 
-// trusts says whether the ca.crt that was seen holds the certificate.
-func (s *Seen) trusts(c *x509.Certificate) bool {
-	return slices.ContainsFunc(certificates(s.CA), c.Equal)
+// trusts says whether a ca.crt holds the certificate.
+func trusts(bundle []byte, c *x509.Certificate) bool {
+	return slices.ContainsFunc(certificates(bundle), c.Equal)
 }
 
 // waitsFor says what stands between the service and the certainty that its readers trust our root, "" if nothing
@@ -81,7 +81,7 @@ func (s *Seen) trusts(c *x509.Certificate) bool {
 func (s *service) waitsFor(r Readers, hold time.Duration, now time.Time) string {
 	t := s.taken
 	switch {
-	case s.unseen || s.seen == nil:
+	case s.unseen || !s.looked:
 		return "it cannot be read, so it is not known whom its processes trust"
 	case t.InPlace.IsZero():
 		return "the union of trust is not in place"
@@ -134,7 +134,7 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 	next := *s.taken
 	authority := e.Issuer.Authority()
 	asWritten := bytes.Equal(seen.CA, authority.BundleFor(s.Service).PEM()) // which need not be parsed
-	switch holds := asWritten || seen.trusts(authority.Root().Certificate); {
+	switch holds := asWritten || trusts(seen.CA, authority.Root().Certificate); {
 	case holds && seen.Proven && next.InPlace.IsZero():
 		next.Placed, next.InPlace, next.Written = true, now.UTC(), seen.Written.UTC()
 		e.changedAgain("") // the pass that follows acts on it

@@ -103,7 +103,7 @@ func (e *Engine) note(s *service, seen Seen, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	s.seen = &seen
+	s.looked, s.ca = true, seen.CA
 	return errors.Join(e.keepForm(s, seen), e.noteTrust(s, seen, now))
 }
 
