@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/url"
 	"slices"
@@ -110,7 +111,7 @@ func (c *Client) ReadNamespace(ctx context.Context, namespace string) (*Mesh, er
 
 // hopeless gives an error after which no other question would be answered either.
 func hopeless(err error) error {
-	if _, ok := err.(*Error); err == nil || ok && !is(err, Away, Unauthenticated) {
+	if _, ok := errors.AsType[*Error](err); err == nil || ok && !is(err, Away, Unauthenticated) {
 		return nil
 	}
 	return err
@@ -118,7 +119,7 @@ func hopeless(err error) error {
 
 // readable notes what could not be read.
 func (m *Mesh) readable(err error) bool {
-	if e, ok := err.(*Error); ok {
+	if e, ok := errors.AsType[*Error](err); ok {
 		m.Unread = append(m.Unread, e)
 	}
 	return err == nil

@@ -3,6 +3,7 @@ package kube
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -99,7 +100,7 @@ func (c *Client) PlanRepair(ctx context.Context, o RepairOptions) (r *Repair, no
 	if err := hopeless(err); err != nil {
 		return nil, nil, err
 	}
-	notLooked, _ = err.(*Error)
+	notLooked, _ = errors.AsType[*Error](err)
 	r = planRepair(o, secrets)
 	for _, guard := range guards {
 		r.object(MeshcaIsLive, guard, "the ValidatingAdmissionPolicy %s guards Secrets for a meshca in this cluster", guard)

@@ -20,10 +20,19 @@ func bundleAt(namespace string) object {
 // the others from it.
 func (t *Target) Publish(ctx context.Context, bundle []byte) error {
 	var failed []error
+	var changed error
 	for _, namespace := range t.namespaces() {
-		failed = append(failed, hinted(t.publish(ctx, namespace, string(bundle))))
+		err := t.publish(ctx, namespace, string(bundle))
+		if errors.Is(err, rotation.ErrChanged) {
+			changed = err
+		} else if err != nil {
+			failed = append(failed, hinted(err))
+		}
 	}
-	return errors.Join(failed...)
+	if len(failed) > 0 {
+		return errors.Join(failed...) // what has changed elsewhere is looked at in the next sweep
+	}
+	return changed
 }
 
 func (t *Target) namespaces() (all []string) {
