@@ -128,9 +128,7 @@ func (e *events) write(ctx context.Context, n notice) {
 
 // post makes one Event. It is made by apply, as all that meshca makes.
 func (e *events) post(ctx context.Context, n notice, regarding, secret reference) error {
-	h := fnv.New64a()
-	fmt.Fprint(h, regarding.Kind, n.Kind, n.Text)
-	name := fmt.Sprintf("%s.%x%08x", regarding.Name, n.at.UnixNano(), uint32(h.Sum64()))
+	name := eventName(n, regarding)
 	kind := "Normal"
 	if n.Kind.Warning() {
 		kind = "Warning"
@@ -150,6 +148,17 @@ func (e *events) post(ctx context.Context, n notice, regarding, secret reference
 		refused.object.name = "" // it was made up for this one
 	}
 	return err
+}
+
+// maxName is the longest name of an object, in bytes.
+const maxName = 253
+
+// eventName names an Event: by what it is about, as far as there is room, and by what makes it another one.
+func eventName(n notice, regarding reference) string {
+	h := fnv.New32a()
+	fmt.Fprint(h, regarding.Kind, n.Kind, n.Text)
+	end := fmt.Sprintf(".%x%08x", n.at.UnixNano(), h.Sum32())
+	return strings.TrimRight(regarding.Name[:min(len(regarding.Name), maxName-len(end))], "-.") + end
 }
 
 // cut makes a text no longer than an Event takes.
