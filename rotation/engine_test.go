@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -257,6 +258,13 @@ func TestRenewal(t *testing.T) {
 		w.check(t)
 		if lines := w.log.take("reason=renewal"); len(lines) != len(mesh) {
 			t.Errorf("%d renewals, want one each:\n%s", len(lines), lines)
+		}
+		told := make(map[rotation.NoticeKind]int)
+		for _, n := range w.target.Notices() {
+			told[n.Kind]++
+		}
+		if want := map[rotation.NoticeKind]int{rotation.NoticeIssued: len(mesh), rotation.NoticeRenewed: len(mesh)}; !maps.Equal(told, want) {
+			t.Errorf("told %v, want %v", told, want)
 		}
 	})
 }
@@ -522,16 +530,7 @@ var theirs = rotation.Obstacle{Reason: "is written by cert-manager", Hint: "dele
 // TestOldStore: a leaf of our own CA without a record shows that the store was put back to an older copy.
 func TestOldStore(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		w.run(t)()
-		var old bytes.Buffer
-		if _, err := w.Store.Snapshot(&old); err != nil {
-			t.Fatal(err)
-		}
-		stop := w.run(t)
-		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = nil }) // so that a new leaf is issued
-		synctest.Wait()
-		stop()
-		w.restore(t, old.Bytes())
+		w.fallBehind(t)
 		before := w.target.Writes("pgadmin")
 		err := w.start(t)
 		var refused *rotation.RefusedError
@@ -542,6 +541,18 @@ func TestOldStore(t *testing.T) {
 			t.Error("it was written all the same")
 		}
 	})
+}
+
+// fallBehind leaves a store that is older than what the places hold: a copy of before pgadmin got a new leaf.
+func (w *world) fallBehind(t *testing.T) {
+	t.Helper()
+	w.run(t)()
+	old := w.snapshot(t)
+	stop := w.run(t)
+	w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = nil })
+	synctest.Wait()
+	stop()
+	w.restore(t, old)
 }
 
 // restore replaces the store by an older copy.
@@ -758,15 +769,12 @@ func TestAFailedHealIsOneForeignWrite(t *testing.T) {
 // TestOurMarkWithoutARecord: the store was put back to before it knew the service.
 func TestOurMarkWithoutARecord(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		var old bytes.Buffer
-		if _, err := w.Store.Snapshot(&old); err != nil {
-			t.Fatal(err)
-		}
+		old := w.snapshot(t)
 		w.run(t)()
 		for _, name := range mesh {
 			w.target.Change(name, func(o *rotation.Observation) { o.Cert = nil })
 		}
-		w.restore(t, old.Bytes())
+		w.restore(t, old)
 		err := w.start(t)
 		var refused *rotation.RefusedError
 		if !errors.As(err, &refused) || len(refused.Refusals) != len(mesh) || !strings.Contains(err.Error(), "the store is older") {

@@ -116,16 +116,7 @@ func TestBackOffFollowsTheFailure(t *testing.T) {
 // its start, leaves the published trust bundle alone, in the sweep and when somebody has changed it.
 func TestOldStateDoesNotPublish(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		w.run(t)()
-		var old bytes.Buffer
-		if _, err := w.Store.Snapshot(&old); err != nil {
-			t.Fatal(err)
-		}
-		stop := w.run(t)
-		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = nil }) // so that a new leaf is issued
-		synctest.Wait()
-		stop()
-		w.restore(t, old.Bytes())
+		w.fallBehind(t)
 		newest := []byte("what the newer state has published")
 		if err := w.target.Publish(t.Context(), newest); err != nil {
 			t.Fatal(err)
@@ -138,7 +129,7 @@ func TestOldStateDoesNotPublish(t *testing.T) {
 			}
 			return nil
 		}
-		stop = w.run(t)
+		stop := w.run(t)
 		defer stop()
 		for _, what := range []string{"while no place can be read", "in the sweep"} {
 			time.Sleep(w.sweep)
