@@ -20,7 +20,8 @@ type Status struct {
 	Issuing  CAStatus        `json:"issuing"`
 	Foreign  []AnchorStatus  `json:"foreignAnchors,omitempty"` // other CAs' that the bundle holds
 	Services []ServiceStatus `json:"services"`
-	Passed   time.Time       `json:"lastPass"` // when the engine last finished a look, at least every minute
+	Awaited  []string        `json:"awaited,omitempty"` // while places are taken over: services whose processes may refuse leaves that are signed anew
+	Passed   time.Time       `json:"lastPass"`          // when the engine last finished a look, at least every minute
 	Sweep    Sweep           `json:"lastSweep"`
 	LastRun  time.Time       `json:"lastRun"` // of the schedule
 	NextRun  time.Time       `json:"nextRun"`
@@ -71,7 +72,6 @@ type ServiceStatus struct {
 	Error         string    `json:"error,omitempty"`
 	Hint          string    `json:"hint,omitempty"`
 	WaitsFor      string    `json:"waitsFor,omitempty"` // while places are taken over: why its processes may refuse leaves that are signed anew
-	Behind        []string  `json:"behind,omitempty"`   // while it is being taken over: the other services whose processes may do so
 	Remarks       []Remark  `json:"remarks,omitempty"`
 }
 
@@ -103,6 +103,9 @@ func (e *Engine) publish(now time.Time) {
 	}
 	for _, name := range e.names() {
 		s.Services = append(s.Services, e.serviceStatus(e.services[name], now))
+		if e.services[name].waits != "" {
+			s.Awaited = append(s.Awaited, name)
+		}
 	}
 	e.status.Store(s)
 }
@@ -120,9 +123,6 @@ func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
 		Error: s.finding, Hint: s.hint, Remarks: s.remarks,
 	}
 	status.WaitsFor = s.waits
-	if s.Takeover != nil {
-		status.Behind = e.waitedFor(s)
-	}
 	switch {
 	case s.refused:
 		status.State = StateRefused
@@ -145,16 +145,6 @@ func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
 		status.NotAfter, status.Due = t.NotAfter, t.Due
 	}
 	return status
-}
-
-// waitedFor lists the others that what is taken over waits for.
-func (e *Engine) waitedFor(than *service) (names []string) {
-	for _, name := range e.names() {
-		if s := e.services[name]; s != than && s.waits != "" {
-			names = append(names, name)
-		}
-	}
-	return names
 }
 
 // readyKey is written by Ready, to find out whether the store takes writes.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -58,6 +59,15 @@ func adopt(cmd *cobra.Command, configPath, only string, proceed bool) error {
 	return nil
 }
 
+// some lists the first of many names.
+func some(names []string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
+
 // writeAdoption prints what is being taken over, and what each service waits for.
 func writeAdoption(w io.Writer, s *rotation.Status, only string) error {
 	for _, anchor := range s.Foreign {
@@ -72,7 +82,7 @@ func writeAdoption(w io.Writer, s *rotation.Status, only string) error {
 		next := "nothing: it is ours"
 		switch {
 		case v.State == rotation.StateTaking && v.WaitsFor == "":
-			next = "its leaf is signed anew when all others are ready"
+			next = "its leaf is signed anew when these are ready: " + some(s.Awaited)
 		case v.State == rotation.StateTaking:
 			next = "its leaf is signed anew after: " + v.WaitsFor
 		case v.Error != "":
