@@ -45,6 +45,9 @@ const (
 	// of 5 a second would make a thousand services take minutes. Who is served first is the API server's to say.
 	callsPerSecond = 500
 	callsBurst     = 1000
+	// callsAtOnce is how many calls are under way at the same time, watches apart: enough to keep a small API server
+	// busy. More services are worked on than that, so that signing and committing fill the waits.
+	callsAtOnce = 8
 	// callTimeout bounds one call: an API server that is there answers in milliseconds.
 	callTimeout = 10 * time.Second
 )
@@ -63,13 +66,21 @@ type Client struct {
 	rest      *rest.RESTClient
 	host      string
 	namespace string
-	manager   string // who owns the fields that it applies
+	manager   string        // who owns the fields that it applies
+	slots     chan struct{} // one for each call under way
 }
 
 // as is the client under the name of another field manager.
 func (c *Client) as(manager string) *Client {
 	other := *c
 	other.manager = manager
+	return &other
+}
+
+// apart is the client with calls of its own, one at a time: they are never in the way of the others.
+func (c *Client) apart() *Client {
+	other := *c
+	other.slots = make(chan struct{}, 1)
 	return &other
 }
 
@@ -102,7 +113,7 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	return &Client{rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault), manager: FieldManager}, nil
+	return &Client{slots: make(chan struct{}, callsAtOnce), rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault), manager: FieldManager}, nil
 }
 
 // Namespace is the namespace of the kubeconfig's context.
@@ -183,12 +194,15 @@ func list[T any](ctx context.Context, c *Client, o object, query url.Values, fn 
 // apply applies an object by server-side apply, taking fields over from whoever has them, and reads the answer
 // into v.
 func (c *Client) apply(ctx context.Context, o object, body, v any) error {
+	return c.applyWith(ctx, c.rest.Patch(types.ApplyYAMLPatchType), o, body, v)
+}
+
+func (c *Client) applyWith(ctx context.Context, r *rest.Request, o object, body, v any) error {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
-	query := url.Values{"fieldManager": {c.manager}, "force": {"true"}}
-	return c.call(ctx, c.rest.Patch(types.ApplyYAMLPatchType), "patch", o, query, data, v)
+	return c.call(ctx, r, "patch", o, url.Values{"fieldManager": {c.manager}, "force": {"true"}}, data, v)
 }
 
 // merge patches an object by JSON merge patch.
@@ -202,6 +216,12 @@ func (c *Client) merge(ctx context.Context, o object, body, v any) error {
 
 // call asks once: whoever calls decides when to ask again. The answer is read into v.
 func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o object, query url.Values, body []byte, v any) error {
+	select {
+	case c.slots <- struct{}{}:
+		defer func() { <-c.slots }()
+	case <-ctx.Done():
+		return newError(verb, o, ctx.Err())
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	r = r.AbsPath(o.path()).MaxRetries(0)

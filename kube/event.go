@@ -52,7 +52,7 @@ func newEvents(c *Client, log *slog.Logger) *events {
 	if err != nil || host == "" {
 		host = "meshca"
 	}
-	return &events{client: c, log: log, waiting: make(chan notice, eventsWaiting), instance: host,
+	return &events{client: c.apart(), log: log, waiting: make(chan notice, eventsWaiting), instance: host,
 		refused: refusals{what: "not all that is done is told in Events"}}
 }
 

@@ -47,6 +47,18 @@ func (c *Client) getSecret(ctx context.Context, namespace, name string) (*corev1
 	return secret, err
 }
 
+// writeSecret is applySecret for who needs to know only which version it has made: the API server answers with no
+// more.
+func (c *Client) writeSecret(ctx context.Context, m manifest) (written manifestMeta, err error) {
+	m.APIVersion, m.Kind = version, "Secret"
+	at := secretAt(m.Metadata.Namespace, m.Metadata.Name)
+	var answer struct {
+		Metadata manifestMeta `json:"metadata"`
+	}
+	err = c.applyWith(ctx, c.rest.Patch(types.ApplyYAMLPatchType).SetHeader("Accept", metadataOnly), at, m, &answer)
+	return answer.Metadata, err
+}
+
 // applySecret writes a Secret as m says, over exactly the one that m's uid and resourceVersion name, or, with
 // the resourceVersion absent, where there is none.
 func (c *Client) applySecret(ctx context.Context, m manifest) (*corev1.Secret, error) {

@@ -136,11 +136,11 @@ func (t *Target) Write(ctx context.Context, name string, m rotation.Material, ov
 		}
 		v.resourceVersion = version
 	}
-	secret, err := t.client.applySecret(ctx, manifestOf(s, m, v))
+	written, err := t.client.writeSecret(ctx, manifestOf(s, m, v))
 	if err != nil {
 		return changed(err)
 	}
-	t.remember(name, secret.ResourceVersion, string(secret.UID))
+	t.remember(name, written.ResourceVersion, string(written.UID))
 	return nil
 }
 

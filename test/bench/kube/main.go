@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -31,7 +32,7 @@ const parallel = 8
 func main() {
 	services := flag.Int("services", 1000, "services of a first full write")
 	passes := flag.Int("passes", 5, "interleaved passes of each measurement")
-	foreign := flag.Int("foreign", 20000, "Secrets of others, of 2 kB")
+	foreign := flag.Int("foreign", 20000, "Secrets of others, of 2 kB; 0: no memory is measured")
 	flag.Parse()
 	if err := run(*services, *passes, *foreign); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -67,6 +68,9 @@ func run(services, passes, foreign int) error {
 	if err := b.heals(ctx, passes*10); err != nil {
 		return err
 	}
+	if foreign == 0 {
+		return nil
+	}
 	return b.memory(ctx)
 }
 
@@ -85,65 +89,93 @@ func row(work string, is []time.Duration, floor string, least []time.Duration) {
 
 func median(d []time.Duration) time.Duration { return slices.Sorted(slices.Values(d))[len(d)/2] }
 
-// writes measures the first full write of all services, a sweep that finds nothing to do, and a renewal.
+// writes measures the first full write of all services, a sweep that finds nothing to do, and a renewal, each
+// beside its floor; which of the two comes first alternates, since an API server is slower the more it holds.
 func (b *bench) writes(ctx context.Context, passes int) error {
-	var look, first, firstFloor, sweep, sweepFloor, again, againFloor []time.Duration
+	times := make(map[string][]time.Duration)
 	var counts []string
+	// An API server that has just started is slow for a while.
+	if err := errors.Join(b.bare.namespace(ctx, "warm"), b.bare.applyAll(ctx, "warm", b.services), b.bare.getAndApplyAll(ctx, "warm", b.services)); err != nil {
+		return err
+	}
 	for pass := range passes {
-		namespace := fmt.Sprintf("bench-%d", pass)
-		if err := b.bare.namespace(ctx, namespace+"-bare", namespace); err != nil {
+		w := &writing{bench: b, namespace: fmt.Sprintf("bench-%d", pass), times: times}
+		if err := b.bare.namespace(ctx, w.namespace+"-bare", w.namespace); err != nil {
 			return err
 		}
-		took, err := timed(func() error { return b.bare.applyAll(ctx, namespace+"-bare", b.services) })
-		if err != nil {
-			return err
+		for _, step := range w.steps(ctx, pass%2 == 1) {
+			if err := step(); err != nil {
+				return err
+			}
 		}
-		firstFloor = append(firstFloor, took)
-		before := b.bare.calls(ctx)
-		var e *engine
-		if took, err = timed(func() (err error) { e, err = b.engine(ctx, namespace); return err }); err != nil {
-			return err
+		if counts = w.counts; pass == passes-1 {
+			fmt.Fprintln(os.Stderr, times["first"], times["bare first"])
+			row(fmt.Sprintf("first full write of %d services", b.services), times["first"], "bare applies of ready-made Secrets", times["bare first"])
+			row("the look before it, and founding the CA", times["look"], "bare GETs", times["bare sweep"])
+			row("sweep that finds nothing to do", times["sweep"], "bare GETs", times["bare sweep"])
+			row("renewal of all", times["renewal"], "bare GETs and applies", times["bare renewal"])
 		}
-		look = append(look, took)
-		if took, err = timed(func() error { return e.Start(ctx) }); err != nil {
-			return err
-		}
-		first = append(first, took)
-		counts = append(counts, "first full write: "+b.bare.since(ctx, before))
-		before = b.bare.calls(ctx)
-		if took, err = timed(func() error { return e.Start(ctx) }); err != nil {
-			return err
-		}
-		sweep = append(sweep, took)
-		counts = append(counts, "steady sweep: "+b.bare.since(ctx, before))
-		if took, err = timed(func() error { return b.bare.getAll(ctx, namespace+"-bare", b.services) }); err != nil {
-			return err
-		}
-		sweepFloor = append(sweepFloor, took)
-		if took, err = timed(func() error { return b.bare.getAndApplyAll(ctx, namespace+"-bare", b.services) }); err != nil {
-			return err
-		}
-		againFloor = append(againFloor, took)
-		e.renew(b.services)
-		before = b.bare.calls(ctx)
-		if took, err = timed(func() error { return e.Start(ctx) }); err != nil {
-			return err
-		}
-		again = append(again, took)
-		counts = append(counts, "renewal of all: "+b.bare.since(ctx, before))
-		if err := e.close(); err != nil {
+		if err := w.engine.close(); err != nil {
 			return err
 		}
 	}
-	row(fmt.Sprintf("first full write of %d services", b.services), first, "bare applies of ready-made Secrets", firstFloor)
-	row("the look before it, and founding the CA", look, "bare GETs", sweepFloor)
-	row("sweep that finds nothing to do", sweep, "bare GETs", sweepFloor)
-	row("renewal of all", again, "bare GETs and applies", againFloor)
 	fmt.Println("\nCalls in the last pass, Secrets alone:")
-	for _, line := range counts[len(counts)-3:] {
+	for _, line := range counts {
 		fmt.Println("-", line)
 	}
 	return nil
+}
+
+// writing is one pass of writes.
+type writing struct {
+	*bench
+	namespace string
+	engine    *engine
+	times     map[string][]time.Duration
+	counts    []string
+}
+
+// steps are the measurements of a pass, each pair in one order or the other.
+func (w *writing) steps(ctx context.Context, floorsFirst bool) (all []func() error) {
+	pair := func(floor, work func() error) {
+		if floorsFirst {
+			all = append(all, floor, work)
+		} else {
+			all = append(all, work, floor)
+		}
+	}
+	start := func() error { return w.engine.Start(ctx) }
+	bare := w.namespace + "-bare"
+	all = append(all, func() error {
+		return w.measure("look", func() (err error) { w.engine, err = w.bench.engine(ctx, w.namespace); return err })
+	})
+	pair(func() error {
+		return w.measure("bare first", func() error { return w.bare.applyAll(ctx, bare, w.services) })
+	},
+		func() error { return w.count(ctx, "first", start) })
+	pair(func() error {
+		return w.measure("bare sweep", func() error { return w.bare.getAll(ctx, bare, w.services) })
+	},
+		func() error { return w.count(ctx, "sweep", start) })
+	pair(func() error {
+		return w.measure("bare renewal", func() error { return w.bare.getAndApplyAll(ctx, bare, w.services) })
+	},
+		func() error { w.engine.renew(w.services); return w.count(ctx, "renewal", start) })
+	return all
+}
+
+func (w *writing) measure(what string, do func() error) error {
+	took, err := timed(do)
+	w.times[what] = append(w.times[what], took)
+	return err
+}
+
+// count measures, and counts what the API server was asked meanwhile.
+func (w *writing) count(ctx context.Context, what string, do func() error) error {
+	before := w.bare.calls(ctx)
+	err := w.measure(what, do)
+	w.counts = append(w.counts, what+": "+w.bare.since(ctx, before))
+	return err
 }
 
 func timed(do func() error) (time.Duration, error) {
