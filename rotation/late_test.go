@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshca/meshca/issuer"
+	"github.com/meshca/meshca/profile"
 	"github.com/meshca/meshca/rotation"
 	"github.com/meshca/meshca/rotation/targettest"
 )
@@ -43,6 +44,34 @@ func TestLateWrite(t *testing.T) {
 		first, err := issuer.New(w.Store, w.Authority).Before(w.current(t, "pgadmin"))
 		if err != nil || first == nil || string(first.Chain()) != string(late.Cert) {
 			t.Errorf("what was there for a moment counts as if nobody had it (%v)", err)
+		}
+	})
+}
+
+// TestTwoCrashesInARow: one process is killed when its leaf is written and that is not recorded, the next when another
+// is issued and not written. The third settles both at its first look.
+func TestTwoCrashesInARow(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.run(t)()
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = nil })      // so that a new leaf is issued
+		w.target.Fail = func(string) (error, bool) { return targettest.ErrDown, true } // it is written, and not recorded
+		w.run(t)()
+		w.target.Fail = nil
+		key, err := profile.ECDSAP256.Generate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := issuer.New(w.Store, w.Authority)
+		i.SetCatalogue(policies(mesh))
+		if _, err := i.Issue(issuer.Request{Service: "pgadmin", PublicKey: key.Public(), Reason: "test"}, w.now()); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.start(t); err != nil { // and no more than that: a target need not tell of anything
+			t.Fatal(err)
+		}
+		w.check(t)
+		if lines := w.log.take("never written"); len(lines) != 1 {
+			t.Errorf("%d leaves are said to be never written, want the one", len(lines))
 		}
 	})
 }

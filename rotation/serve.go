@@ -227,7 +227,10 @@ func (e *Engine) settle(s *service, seen Seen) error {
 		return err
 	}
 	e.Log.Info("leaf was never written: marked undelivered", "service", s.Service, "serial", s.Leaf.Record().Serial)
-	return e.reread(s)
+	if err := e.reread(s); err != nil || s.Leaf == nil || s.Leaf.Record().State != issuer.Issued {
+		return err
+	}
+	return e.settle(s, seen) // the one before it was left open by a crash too
 }
 
 // holds says whether the leaf is in place as it was written there, or as it was found. Without its mark it may have been
