@@ -57,6 +57,7 @@ type Engine struct {
 	swept    Sweep
 	wall     time.Time // the clock at the last pass, to notice that it went back
 
+	checks       checks      // of what is about to be written
 	publications bucket      // of the published trust bundle
 	moved        atomic.Bool // a ca.crt has come to hold our root, or holds it no longer, in this pass
 

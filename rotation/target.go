@@ -15,12 +15,7 @@ package rotation
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
-	"fmt"
-	"slices"
 	"time"
 )
 
@@ -186,43 +181,4 @@ const (
 // Warning says whether somebody should look.
 func (k NoticeKind) Warning() bool {
 	return k == NoticeRefused || k == NoticeAlarm || k == NoticeHealed
-}
-
-// check verifies a set before it is written: the key is the leaf's, and the chain verifies at now, for the
-// usages, against the very bundle of the set.
-func (m *Material) check(now time.Time, usages ...x509.ExtKeyUsage) error {
-	pair, err := tls.X509KeyPair(m.Cert, m.Key)
-	if err != nil {
-		return errors.New("the key does not match the leaf") // the parser's words may quote the key
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(m.CA) {
-		return errors.New("the trust bundle holds no certificate")
-	}
-	intermediates := x509.NewCertPool()
-	for _, der := range pair.Certificate[1:] {
-		intermediates.AppendCertsFromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	}
-	// Once for all usages: it is most of what a write costs beside the signature.
-	chains, err := pair.Leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	})
-	if err != nil {
-		return fmt.Errorf("the chain does not verify against its own bundle: %w", err)
-	}
-	for _, usage := range usages {
-		if !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool { return permits(chain, usage) }) {
-			return errors.New("the chain is not good for servers and for clients")
-		}
-	}
-	return nil
-}
-
-// permits says whether a chain is good for a usage: each certificate that names usages names it (RFC 5280, section
-// 4.2.1.12, as verifiers read it).
-func permits(chain []*x509.Certificate, usage x509.ExtKeyUsage) bool {
-	return !slices.ContainsFunc(chain, func(c *x509.Certificate) bool {
-		named := len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0
-		return named && !slices.Contains(c.ExtKeyUsage, usage) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny)
-	})
 }

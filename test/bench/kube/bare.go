@@ -62,32 +62,42 @@ func path(namespace string, i int) string {
 	return "/api/v1/namespaces/" + namespace + "/secrets/" + name(i) + "-mtls-cert"
 }
 
-// pairs are two ready-made certificates with their keys.
-var pairs = [2]pair{newPair(), newPair()}
+// sets are two ready-made sets of a service.
+var sets = [2]set{newSet(), newSet()}
 
-type pair struct{ cert, key []byte }
+type set struct{ chain, key, ca []byte }
 
-func newPair() pair {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// newSet makes a leaf below an issuing CA below a root. They carry no more than names of a length by which they are as
+// long as meshca's.
+func newSet() set {
+	root, _ := newPair(strings.Repeat("r", 81), nil)
+	issuing, _ := newPair(strings.Repeat("i", 81), nil)
+	leaf, key := newPair("ready-made", []string{"ready-made", "ready-made.default.svc", "ready-made.default.svc.cluster.local",
+		strings.Repeat("n", 63) + "." + strings.Repeat("n", 63) + "." + strings.Repeat("n", 63) + "." + strings.Repeat("n", 32)})
+	return set{slices.Concat(leaf, issuing), key, root}
+}
+
+func newPair(name string, dns []string) (cert, key []byte) {
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err) // crypto/rand aborts the program before
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ready-made"}, DNSNames: []string{"ready-made", "ready-made.default.svc"},
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: dns,
 		NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, signer.Public(), signer)
 	if err != nil {
 		panic(err)
 	}
-	scalar, err := x509.MarshalPKCS8PrivateKey(key)
+	scalar, err := x509.MarshalPKCS8PrivateKey(signer)
 	if err != nil {
 		panic(err)
 	}
-	return pair{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: scalar})}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: scalar})
 }
 
 // manifest is a Secret as meshca writes it, ready made: of the same size, with the same labels and annotations.
 func manifest(i int, version string, n int) []byte {
-	ready := pairs[n]
+	ready := sets[n]
 	body, err := json.Marshal(map[string]any{
 		"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
 		"metadata": map[string]any{"name": name(i) + "-mtls-cert", "resourceVersion": version,
@@ -95,7 +105,7 @@ func manifest(i int, version string, n int) []byte {
 			"annotations": map[string]string{"meshca.io/stamp": strings.Repeat("a", 97), "meshca.io/epoch": "1", "meshca.io/bundle-sha256": strings.Repeat("b", 64),
 				"meshca.io/serial": strings.Repeat("c", 32), "meshca.io/not-before": "2026-11-24T17:31:21Z", "meshca.io/not-after": "2026-12-24T17:31:21Z",
 				"meshca.io/issuer": "meshca issuing CA 1 2f30871c"}},
-		"data": map[string][]byte{"tls.crt": slices.Concat(ready.cert, ready.cert), "tls.key": ready.key, "ca.crt": ready.cert},
+		"data": map[string][]byte{"tls.crt": ready.chain, "tls.key": ready.key, "ca.crt": ready.ca},
 	})
 	if err != nil {
 		panic("bench: a manifest of strings: " + err.Error())

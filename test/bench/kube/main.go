@@ -109,7 +109,6 @@ func (b *bench) writes(ctx context.Context, passes int) error {
 			}
 		}
 		if counts = w.counts; pass == passes-1 {
-			fmt.Fprintln(os.Stderr, times["first"], times["bare first"])
 			row(fmt.Sprintf("first full write of %d services", b.services), times["first"], "bare applies of ready-made Secrets", times["bare first"])
 			row("the look before it, and founding the CA", times["look"], "bare GETs", times["bare sweep"])
 			row("sweep that finds nothing to do", times["sweep"], "bare GETs", times["bare sweep"])
