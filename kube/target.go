@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -43,7 +44,7 @@ func New(c *Client, mode WatchMode, log *slog.Logger) *Target {
 		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string)}
 }
 
-// SetCatalogue replaces the services. It comes before the engine's own, and the engine watches anew after it.
+// SetCatalogue replaces the services. It is called where the engine replaces its own, between two passes.
 func (t *Target) SetCatalogue(services []Service) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -59,10 +60,16 @@ func (t *Target) SetCatalogue(services []Service) {
 	}
 }
 
-func (t *Target) service(name string) Service {
+// service finds a service of the catalogue. Of any other it is not known where its Secret lies, and a path without a
+// name would be that of all Secrets.
+func (t *Target) service(name string) (Service, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.services[name]
+	s, known := t.services[name]
+	if !known {
+		return s, fmt.Errorf("service %q is not in the catalogue: nothing is asked of the API server", name)
+	}
+	return s, nil
 }
 
 // remember keeps which version of a service's Secret was seen last, so that a watch which tells of it tells
@@ -103,7 +110,10 @@ func (t *Target) Tidy(context.Context, string) error { return nil }
 
 // Observe implements [rotation.Target]: one GET of the Secret.
 func (t *Target) Observe(ctx context.Context, name string) (rotation.Observation, error) {
-	s := t.service(name)
+	s, err := t.service(name)
+	if err != nil {
+		return rotation.Observation{}, err
+	}
 	secret, err := t.client.getSecret(ctx, s.Namespace, s.Secret)
 	if err != nil {
 		return rotation.Observation{}, err
@@ -124,7 +134,10 @@ const removed = "nobody knows: Kubernetes records nobody for a removal, its audi
 
 // Write implements [rotation.Target]: one server-side apply, over the observed Secret and no other.
 func (t *Target) Write(ctx context.Context, name string, m rotation.Material, over rotation.Version) error {
-	s := t.service(name)
+	s, err := t.service(name)
+	if err != nil {
+		return err
+	}
 	v, ok := over.(secretVersion)
 	if !ok {
 		return errors.New("a Secret is written only over what was observed")
@@ -168,7 +181,10 @@ func (t *Target) Readers(ctx context.Context, services []string) (map[string]rot
 	pods := make(map[string]map[string][]Pod)
 	all := make(map[string]rotation.Readers, len(services))
 	for _, name := range services {
-		s := t.service(name)
+		s, err := t.service(name)
+		if err != nil {
+			return nil, err
+		}
 		if pods[s.Namespace] == nil {
 			reading, err := t.client.readers(ctx, s.Namespace)
 			if err != nil {
@@ -187,8 +203,12 @@ func (t *Target) Readers(ctx context.Context, services []string) (map[string]rot
 
 // Tell implements [rotation.Target]: an Event on the Secret and on the service's workloads, later.
 func (t *Target) Tell(n rotation.Notice) {
+	s, err := t.service(n.Service)
+	if err != nil {
+		return // it has left the catalogue: there is no place to tell of
+	}
 	t.mu.Lock()
-	s, uid := t.services[n.Service], t.uids[n.Service]
+	uid := t.uids[n.Service]
 	t.mu.Unlock()
 	t.events.add(notice{Notice: n, service: s, uid: uid})
 }

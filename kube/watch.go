@@ -42,15 +42,18 @@ func (t *Target) Watch(ctx context.Context, services []string, changed func(serv
 		return nil
 	}
 	t.watches.forget()
-	group, ctx := errgroup.WithContext(ctx)
 	namespaces := make(map[string]map[string]string) // to the service of each Secret
 	for _, name := range services {
-		s := t.service(name)
+		s, err := t.service(name)
+		if err != nil {
+			return err
+		}
 		if namespaces[s.Namespace] == nil {
 			namespaces[s.Namespace] = make(map[string]string)
 		}
 		namespaces[s.Namespace][s.Secret] = name
 	}
+	group, ctx := errgroup.WithContext(ctx)
 	for namespace, secrets := range namespaces {
 		bundle := t.follow(bundleAt(namespace), secrets, changed)
 		bundle.names, bundle.changed = []string{BundleMap}, func(string) { changed(rotation.Published) }

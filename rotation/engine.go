@@ -309,9 +309,16 @@ func (e *Engine) do(ctx context.Context, do func(now time.Time) error) error {
 	}
 }
 
-// Reload replaces the catalogue. It returns when the engine has taken it, or when ctx ends.
-func (e *Engine) Reload(ctx context.Context, policies []issuer.Policy) error {
-	return e.do(ctx, func(time.Time) error { e.setCatalogue(policies); return nil })
+// Reload replaces the catalogue. It returns when the engine has taken it, or when ctx ends. prepare, where it is not
+// nil, is called at that moment, when no pass is under way: it tells the target of the services' places.
+func (e *Engine) Reload(ctx context.Context, policies []issuer.Policy, prepare func()) error {
+	return e.do(ctx, func(time.Time) error {
+		if prepare != nil {
+			prepare()
+		}
+		e.setCatalogue(policies)
+		return nil
+	})
 }
 
 // setCatalogue takes up new services and lets go of removed ones.

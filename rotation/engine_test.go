@@ -816,7 +816,7 @@ func TestReload(t *testing.T) {
 		before := w.serials(t)
 		list := policies([]string{"envoy", "pgadmin", "timescaledb"})
 		list[1].Identity.DNSNames = append(list[1].Identity.DNSNames, "pgadmin.new")
-		if err := w.engine.Reload(t.Context(), list); err != nil {
+		if err := w.engine.Reload(t.Context(), list, nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -838,6 +838,45 @@ func TestReload(t *testing.T) {
 		if o, _ := w.target.Observe(t.Context(), "bookapi"); o.CA != nil {
 			t.Error("bookapi is still kept")
 		}
+	})
+}
+
+// TestReloadWaitsForThePass: a target is told of the new places when nobody is at work on the old ones.
+func TestReloadWaitsForThePass(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.run(t)
+		defer stop()
+		reached, goOn := make(chan struct{}), make(chan struct{})
+		var atWork, prepared atomic.Bool
+		w.target.Fail = func(string) (error, bool) {
+			atWork.Store(true)
+			close(reached)
+			<-goOn
+			atWork.Store(false)
+			return nil, true
+		}
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.CA = nil })
+		<-reached
+		done := make(chan error)
+		go func() {
+			done <- w.engine.Reload(t.Context(), policies([]string{"envoy"}), func() {
+				prepared.Store(true)
+				if atWork.Load() {
+					t.Error("the places were replaced in the middle of a pass")
+				}
+			})
+		}()
+		synctest.Wait()
+		if prepared.Load() {
+			t.Error("the places were replaced before the pass had ended")
+		}
+		close(goOn)
+		if err := <-done; err != nil || !prepared.Load() {
+			t.Errorf("prepared is %v (%v)", prepared.Load(), err)
+		}
+		synctest.Wait()
+		w.names = []string{"envoy"}
+		w.check(t)
 	})
 }
 

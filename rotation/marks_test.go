@@ -32,7 +32,7 @@ func TestCopiedMark(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		w.target.Change("website", func(o *rotation.Observation) { *o = envoy })
-		if err := w.engine.Reload(t.Context(), policies(append(mesh, "website"))); err != nil {
+		if err := w.engine.Reload(t.Context(), policies(append(mesh, "website")), nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

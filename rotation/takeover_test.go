@@ -693,7 +693,7 @@ func TestAddedLater(t *testing.T) {
 		m.fill(t, "website", third.Leaf(t, "website", time.Now()), third, m.one)
 		m.was = m.target.Copy()
 		m.names = append(slices.Clone(incident), "website")
-		if err := m.engine.Reload(t.Context(), policies(m.names)); err != nil {
+		if err := m.engine.Reload(t.Context(), policies(m.names), nil); err != nil {
 			t.Fatal(err)
 		}
 		m.wait(2 * time.Minute)
