@@ -32,9 +32,9 @@ const (
 // A notice is an Event that is not written yet.
 type notice struct {
 	rotation.Notice
-	service Service
-	uid     string // of the Secret
-	at      time.Time
+	about     reference
+	workloads []Workload // that it is told on too
+	at        time.Time
 }
 
 // events writes Events one by one, so that they are never in the way of a Secret.
@@ -97,28 +97,27 @@ type reference struct {
 	UID        string `json:"uid,omitempty"`
 }
 
-// write writes an Event on the Secret and one on each workload. One that cannot be written is not tried again.
+// write writes an Event on what it is about and one on each workload. One that cannot be written is not tried again.
 func (e *events) write(ctx context.Context, n notice) {
-	s := n.service
-	secret := reference{version, "Secret", s.Namespace, s.Secret, n.uid}
-	about := []reference{secret}
-	for _, w := range s.Workloads {
-		at := object{group: "apps", resource: strings.ToLower(w.Kind) + "s", namespace: s.Namespace, name: w.Name}
+	namespace := n.about.Namespace
+	about := []reference{n.about}
+	for _, w := range n.workloads {
+		at := object{group: "apps", resource: strings.ToLower(w.Kind) + "s", namespace: namespace, name: w.Name}
 		var live struct {
 			Metadata metav1.ObjectMeta `json:"metadata"`
 		}
 		err := e.client.get(ctx, at, &live, nil)
-		e.refused.note(s.Name, at, err)
+		e.refused.note(n.Service, at, err)
 		if err != nil {
 			e.log.Debug("no Event on a workload", "error", err)
 			continue
 		}
-		about = append(about, reference{"apps/" + version, w.Kind, s.Namespace, w.Name, string(live.Metadata.UID)})
+		about = append(about, reference{"apps/" + version, w.Kind, namespace, w.Name, string(live.Metadata.UID)})
 	}
 	for _, regarding := range about {
-		at := object{group: eventsGroup, resource: "events", namespace: s.Namespace}
-		if err := e.post(ctx, n, regarding, secret); err != nil {
-			e.refused.note(s.Name, at, err)
+		at := object{group: eventsGroup, resource: "events", namespace: namespace}
+		if err := e.post(ctx, n, regarding); err != nil {
+			e.refused.note(n.Service, at, err)
 			e.log.Debug("no Event", "error", err)
 		} else {
 			e.refused.clear(at)
@@ -127,8 +126,11 @@ func (e *events) write(ctx context.Context, n notice) {
 }
 
 // post makes one Event. It is made by apply, as all that meshca makes.
-func (e *events) post(ctx context.Context, n notice, regarding, secret reference) error {
-	name := eventName(n, regarding)
+func (e *events) post(ctx context.Context, n notice, regarding reference) error {
+	name, text := eventName(n, regarding), n.Text
+	if n.Service != "" {
+		text = "service " + n.Service + ": " + text
+	}
 	kind := "Normal"
 	if n.Kind.Warning() {
 		kind = "Warning"
@@ -137,11 +139,11 @@ func (e *events) post(ctx context.Context, n notice, regarding, secret reference
 		"apiVersion": eventsGroup + "/" + version, "kind": "Event",
 		"metadata":  map[string]any{"name": name, "namespace": regarding.Namespace, "resourceVersion": absent},
 		"eventTime": n.at.UTC().Format("2006-01-02T15:04:05.000000Z07:00"),
-		"type":      kind, "reason": string(n.Kind), "action": string(n.Kind), "note": cut("service " + n.Service + ": " + n.Text),
+		"type":      kind, "reason": string(n.Kind), "action": string(n.Kind), "note": cut(text),
 		"reportingController": reporter, "reportingInstance": e.instance, "regarding": regarding,
 	}
-	if regarding.Kind != secret.Kind {
-		body["related"] = secret
+	if regarding != n.about {
+		body["related"] = n.about
 	}
 	err := e.client.apply(ctx, object{group: eventsGroup, resource: "events", namespace: regarding.Namespace, name: name}, body, nil)
 	if refused, ok := errors.AsType[*Error](err); ok {

@@ -24,6 +24,7 @@ func TestMesh(t *testing.T) {
 		"older pods":           testOlder,
 		"reading some by name": testReadSome,
 		"nobody answers":       testNobodyAnswers,
+		"a binary bundle":      testBinaryBundle, "publish in some": testPublishInSome,
 		"repair, the incident": testRepairIncident, "repair, races": testRepairRaces, "repair, guard": testRepairGuard, "repair, pods": testRepairPods,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, m) })

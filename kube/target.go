@@ -35,13 +35,14 @@ type Target struct {
 	former   map[string]Service // those of the catalogue before, to name the place of one that has left
 	versions map[string]string  // by service, or by the bundle's path: the resourceVersion of what was read or written last, "" of none
 	uids     map[string]string  // of the Secrets, for Events
+	bundles  map[string]string  // by namespace: the bundle that was seen in its ConfigMap last as it should be
 }
 
 // New makes a target without services.
 func New(c *Client, mode WatchMode, log *slog.Logger) *Target {
 	return &Target{client: c, mode: mode, log: log, events: newEvents(c, log),
 		watches:  refusals{what: "changes are noticed in the sweep alone"},
-		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string)}
+		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string), bundles: make(map[string]string)}
 }
 
 // SetCatalogue replaces the services. It is called where the engine replaces its own, between two passes.
@@ -210,7 +211,7 @@ func (t *Target) Tell(n rotation.Notice) {
 	t.mu.Lock()
 	uid := t.uids[n.Service]
 	t.mu.Unlock()
-	t.events.add(notice{Notice: n, service: s, uid: uid})
+	t.events.add(notice{Notice: n, about: reference{version, "Secret", s.Namespace, s.Secret, uid}, workloads: s.Workloads})
 }
 
 // Events writes the Events until ctx ends.

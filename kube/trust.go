@@ -3,9 +3,11 @@ package kube
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -18,21 +20,17 @@ func bundleAt(namespace string) object {
 
 // Publish implements [rotation.Target]: the ConfigMap in each namespace. What cannot be done in one does not keep
 // the others from it.
-func (t *Target) Publish(ctx context.Context, bundle []byte) error {
+func (t *Target) Publish(ctx context.Context, bundle []byte) (changed []string, err error) {
 	var failed []error
-	var changed error
 	for _, namespace := range t.namespaces() {
 		err := t.publish(ctx, namespace, string(bundle))
 		if errors.Is(err, rotation.ErrChanged) {
-			changed = err
+			changed = append(changed, rotation.PublishedIn(namespace))
 		} else if err != nil {
 			failed = append(failed, hinted(err))
 		}
 	}
-	if len(failed) > 0 {
-		return errors.Join(failed...) // what has changed elsewhere is looked at in the next sweep
-	}
-	return changed
+	return changed, errors.Join(failed...)
 }
 
 func (t *Target) namespaces() (all []string) {
@@ -66,6 +64,7 @@ func (t *Target) publish(ctx context.Context, namespace, bundle string) error {
 	}
 	if live.Data[rotation.CAFile] == bundle {
 		t.remember(at.path(), live.ResourceVersion, "")
+		t.bundleSeen(namespace, bundle)
 		return nil
 	}
 	if live.Immutable != nil && *live.Immutable {
@@ -74,15 +73,80 @@ func (t *Target) publish(ctx context.Context, namespace, bundle string) error {
 	if !t.mayWriteOver(at, live.ResourceVersion) {
 		return fmt.Errorf("%s: %w", at, rotation.ErrChanged)
 	}
+	written, err := t.writeBundle(ctx, &live, namespace, bundle)
+	if err != nil {
+		return changed(err)
+	}
+	t.remember(at.path(), written.ResourceVersion, "")
+	if before := t.bundleSeen(namespace, bundle); before == bundle {
+		t.tellBundle(&live, written, namespace)
+	} else {
+		t.log.Info("published the trust bundle", "configmap", namespace+"/"+BundleMap)
+	}
+	return nil
+}
+
+// writeBundle writes over the ConfigMap that was read, or makes one. A ca.crt among its binaryData is of the same
+// file for who mounts it, and the API server takes no other beside it: no apply of ours removes it, since it is
+// another's field, so it goes by a merge patch that puts ours in its place in the same step.
+func (t *Target) writeBundle(ctx context.Context, live *corev1.ConfigMap, namespace, bundle string) (*corev1.ConfigMap, error) {
+	at, written := bundleAt(namespace), &corev1.ConfigMap{}
+	if _, binary := live.BinaryData[rotation.CAFile]; binary {
+		return written, t.client.merge(ctx, at, map[string]any{
+			"metadata":   map[string]any{"uid": live.UID, "resourceVersion": live.ResourceVersion},
+			"binaryData": map[string]any{rotation.CAFile: nil}, "data": map[string]any{rotation.CAFile: bundle},
+		}, written)
+	}
 	m := manifest{APIVersion: version, Kind: "ConfigMap", Data: map[string]string{rotation.CAFile: bundle},
 		Metadata: manifestMeta{Name: BundleMap, Namespace: namespace, UID: live.UID, ResourceVersion: cmp.Or(live.ResourceVersion, absent)}}
 	if live.ResourceVersion == "" || live.Labels[labelManagedBy] == managedBy {
 		m.Metadata.Labels = map[string]string{labelManagedBy: managedBy}
 	}
-	if err := t.client.apply(ctx, at, m, &live); err != nil {
-		return err
+	return written, t.client.apply(ctx, at, m, written)
+}
+
+// bundleSeen keeps which bundle is in place in a namespace, and returns the one before.
+func (t *Target) bundleSeen(namespace, bundle string) (before string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before = t.bundles[namespace]
+	t.bundles[namespace] = bundle
+	return before
+}
+
+// tellBundle says what was put right in a ConfigMap that had the bundle before: in the log, and as an Event on it.
+func (t *Target) tellBundle(was, now *corev1.ConfigMap, namespace string) {
+	var held []byte
+	if text, there := was.Data[rotation.CAFile]; there {
+		held = []byte(text)
+	} else if binary, there := was.BinaryData[rotation.CAFile]; there {
+		held = append([]byte{}, binary...)
 	}
-	t.remember(at.path(), live.ResourceVersion, "")
-	t.log.Info("published the trust bundle", "configmap", namespace+"/"+BundleMap)
-	return nil
+	wanted := []byte(now.Data[rotation.CAFile])
+	seen, right, by := rotation.Describe(held, wanted), rotation.Describe(wanted, nil), bundleWriter(was)
+	t.log.Info("healed the published trust bundle", "configmap", namespace+"/"+BundleMap, "seen", seen, "wanted", right, "by", by)
+	t.events.add(notice{
+		Notice: rotation.Notice{Kind: rotation.NoticeHealed, Text: fmt.Sprintf("%s: %s → %s; by %s", rotation.CAFile, seen, right, by)},
+		about:  reference{version, "ConfigMap", namespace, BundleMap, string(now.UID)},
+	})
+}
+
+// bundleWriter is who claims to have written the bundle last, beside us.
+func bundleWriter(m *corev1.ConfigMap) string {
+	by, at := removed, time.Time{}
+	for _, entry := range m.ManagedFields {
+		var set struct {
+			Data   map[string]json.RawMessage `json:"f:data"`
+			Binary map[string]json.RawMessage `json:"f:binaryData"`
+		}
+		if entry.Manager == FieldManager || entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &set) != nil {
+			continue
+		}
+		const file = "f:" + rotation.CAFile
+		if holds := set.Data[file] != nil || set.Binary[file] != nil; holds && entry.Time != nil && !entry.Time.Time.Before(at) {
+			at = entry.Time.Time
+			by = fmt.Sprintf("%s at %s (as its field manager says)", clean(entry.Manager), at.UTC().Format(time.RFC3339))
+		}
+	}
+	return by
 }

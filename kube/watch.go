@@ -56,7 +56,7 @@ func (t *Target) Watch(ctx context.Context, services []string, changed func(serv
 	group, ctx := errgroup.WithContext(ctx)
 	for namespace, secrets := range namespaces {
 		bundle := t.follow(bundleAt(namespace), secrets, changed)
-		bundle.names, bundle.changed = []string{BundleMap}, func(string) { changed(rotation.Published) }
+		bundle.names, bundle.changed = []string{BundleMap}, func(string) { changed(rotation.PublishedIn(namespace)) }
 		bundle.known = func(_, version string) bool { return t.known(bundleAt(namespace).path(), version) }
 		group.Go(func() error { return bundle.run(ctx) })
 		if t.mode == WatchNamespace {

@@ -89,7 +89,7 @@ func (t *Target) Readers(context.Context, []string) (map[string]rotation.Readers
 }
 
 // Publish implements [rotation.Target]. Every service's folder has the bundle, and nobody else knows of it.
-func (t *Target) Publish(context.Context, []byte) error { return nil }
+func (t *Target) Publish(context.Context, []byte) ([]string, error) { return nil, nil }
 
 // Tell implements [rotation.Target]. There is nowhere to tell it but the log, where it stands already.
 func (t *Target) Tell(rotation.Notice) {}

@@ -57,9 +57,9 @@ type Engine struct {
 	swept    Sweep
 	wall     time.Time // the clock at the last pass, to notice that it went back
 
-	checks       checks      // of what is about to be written
-	publications bucket      // of the published trust bundle
-	moved        atomic.Bool // a ca.crt has come to hold our root, or holds it no longer, in this pass
+	checks       checks            // of what is about to be written
+	publications map[string]bucket // of the published trust bundle, by place
+	moved        atomic.Bool       // a ca.crt has come to hold our root, or holds it no longer, in this pass
 
 	commands chan command
 	changed  chan string
@@ -118,10 +118,11 @@ const lastRunKey = "rotation/last-run"
 // New makes an engine.
 func New(c Config) *Engine {
 	e := &Engine{
-		Config:   c,
-		services: make(map[string]*service),
-		commands: make(chan command),
-		changed:  make(chan string, 64),
+		Config:       c,
+		services:     make(map[string]*service),
+		publications: make(map[string]bucket),
+		commands:     make(chan command),
+		changed:      make(chan string, 64),
 	}
 	e.status.Store(&Status{})
 	return e
@@ -240,7 +241,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 		now := e.now()
 		e.noticeClock(now)
-		all = all || slices.Contains(names, Published) && e.mayPublish(now)
+		all = all || e.mayPublish(names, now)
 		if all = all || e.runDue(now) || !now.Before(e.nextSweep()); all {
 			names = e.names()
 		}

@@ -147,7 +147,7 @@ func TestOldStateDoesNotPublish(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.fallBehind(t)
 		newest := []byte("what the newer state has published")
-		if err := w.target.Publish(t.Context(), newest); err != nil {
+		if _, err := w.target.Publish(t.Context(), newest); err != nil {
 			t.Fatal(err)
 		}
 		var down atomic.Bool
@@ -181,7 +181,7 @@ func TestPublishAgain(t *testing.T) {
 		w.sweep = time.Hour
 		stop := w.run(t)
 		defer stop()
-		if err := w.target.Publish(t.Context(), []byte("another")); err != nil {
+		if _, err := w.target.Publish(t.Context(), []byte("another")); err != nil {
 			t.Fatal(err)
 		}
 		w.target.Change(rotation.Published, func(*rotation.Observation) {})

@@ -285,6 +285,27 @@ func TestBrokenGlass(t *testing.T) {
 	})
 }
 
+// TestPublishedInPlaces: who fights over the bundle in one place does not keep another from being healed at once.
+func TestPublishedInPlaces(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.sweep = time.Hour
+		stop := w.run(t)
+		defer stop()
+		for range 25 {
+			w.target.UnpublishAs(rotation.PublishedIn("one"))
+			synctest.Wait()
+		}
+		if w.target.Published() != nil {
+			t.Error("one is not metered: the test shows nothing")
+		}
+		w.target.UnpublishAs(rotation.PublishedIn("two"))
+		synctest.Wait()
+		if !bytes.Equal(w.target.Published(), w.Authority.Bundle().PEM()) {
+			t.Error("two is not healed")
+		}
+	})
+}
+
 // TestPublished: the bundle is published at the start, again when somebody changes it, metered as heals are, and
 // in each sweep.
 func TestPublished(t *testing.T) {

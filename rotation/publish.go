@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -22,18 +23,28 @@ func (e *Engine) publishBundle(ctx context.Context) error {
 	if unread {
 		return errors.New("the trust bundle is not published: no place could be read")
 	}
-	err := e.Target.Publish(ctx, e.Issuer.Authority().Bundle().PEM())
-	if errors.Is(err, ErrChanged) {
-		e.changedAgain(Published) // somebody has written since the places were looked at: they may show why
-		return nil
+	changed, err := e.Target.Publish(ctx, e.Issuer.Authority().Bundle().PEM())
+	for _, place := range changed {
+		e.changedAgain(place) // somebody has written since the services' places were looked at: they may show why
 	}
 	return err
 }
 
-// mayPublish meters what is done after somebody may have changed what was published, as the heals of a service are;
-// what is not done now is done in the sweep.
-func (e *Engine) mayPublish(now time.Time) bool {
-	next, ok, _ := e.publications.take(now)
-	e.publications = next
-	return ok
+// mayPublish meters what is done after somebody may have changed what was published, as the heals of a service are:
+// each place by itself, so that who fights over one does not keep the others from being healed. What is not done now
+// is done in the sweep.
+func (e *Engine) mayPublish(names []string, now time.Time) (may bool) {
+	names = slices.Clone(names)
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if isPublished(name) {
+			next, ok, _ := e.publications[name].take(now)
+			e.publications[name] = next
+			may = may || ok
+		}
+	}
+	return may
 }
+
+// Describe tells of a ca.crt by the fingerprint of its first certificate, as all that is healed is told of.
+func Describe(seen, wanted []byte) string { return describe(seen, wanted) }

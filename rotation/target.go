@@ -16,6 +16,7 @@ package rotation
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -38,8 +39,9 @@ type Target interface {
 	// Readers tells, for each of the services, who may have read its set.
 	Readers(ctx context.Context, services []string) (map[string]Readers, error)
 	// Publish puts the trust bundle where those find it who only verify. It writes nothing where it is there, and
-	// returns an error that wraps ErrChanged where somebody has written there since the last call: the places are looked at again first.
-	Publish(ctx context.Context, bundle []byte) error
+	// nothing where somebody has written since the last call: those are in changed, as Watch names them, and the
+	// services' places are looked at again first. What fails in one does not keep it from the others.
+	Publish(ctx context.Context, bundle []byte) (changed []string, err error)
 	// Tell makes a notice known beside the place, as far as the target can. It does not wait.
 	Tell(n Notice)
 	// Tidy removes what Write has replaced and readers no longer need.
@@ -54,6 +56,15 @@ type Target interface {
 
 // Published is what Watch says where the published trust bundle may have changed. It is no service's name.
 const Published = "ca.crt"
+
+// PublishedIn is Published for one of several places of the bundle.
+func PublishedIn(place string) string { return Published + "/" + place }
+
+// isPublished says whether Watch has named the bundle.
+func isPublished(name string) bool {
+	name, _, _ = strings.Cut(name, "/")
+	return name == Published
+}
 
 // ErrNotWritable is what Observe wraps for a place that can be read, and could not be written.
 var ErrNotWritable = errors.New("cannot be written")

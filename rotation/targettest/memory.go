@@ -133,12 +133,12 @@ func (m *Memory) Readers(_ context.Context, services []string) (map[string]rotat
 }
 
 // Publish implements [rotation.Target].
-func (m *Memory) Publish(_ context.Context, bundle []byte) error {
+func (m *Memory) Publish(_ context.Context, bundle []byte) (changed []string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.bundle = bytes.Clone(bundle)
 	m.bundles++
-	return nil
+	return nil, nil
 }
 
 // Publications is how often the bundle was published.
@@ -149,11 +149,14 @@ func (m *Memory) Publications() int {
 }
 
 // Unpublish replaces the published bundle as a stranger would.
-func (m *Memory) Unpublish() {
+func (m *Memory) Unpublish() { m.UnpublishAs(rotation.Published) }
+
+// UnpublishAs is Unpublish where Watch names the place so.
+func (m *Memory) UnpublishAs(name string) {
 	m.mu.Lock()
 	m.bundle = nil
 	m.mu.Unlock()
-	m.tell(rotation.Published)
+	m.tell(name)
 }
 
 // Published is what was published last.

@@ -148,8 +148,8 @@ func leafAndKeyCanStay(t *testing.T, s Subject) {
 func publishTwice(t *testing.T, s Subject) {
 	write(t, s, "a", 1)
 	for range 2 {
-		if err := s.Publish(t.Context(), []byte("bundle 1\n")); err != nil {
-			t.Error(err)
+		if changed, err := s.Publish(t.Context(), []byte("bundle 1\n")); err != nil || len(changed) > 0 {
+			t.Errorf("changed %q (%v)", changed, err)
 		}
 	}
 	s.Tell(rotation.Notice{Service: "a", Kind: rotation.NoticeIssued, Text: "said"})

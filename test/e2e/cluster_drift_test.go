@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -231,6 +232,29 @@ func checkBundleHealed(t *testing.T, m *clusterMesh, p *Process) {
 	p.Await("the emptied ConfigMap is healed", healed)
 	m.k.do(t, http.MethodDelete, bundlePath(m.namespace), nil)
 	p.Await("the deleted ConfigMap is healed", healed)
+
+	// For who mounts it this is one file with the other; for the API server it is another, and no apply removes it.
+	f := newForeignCA(t)
+	m.k.do(t, http.MethodPatch, bundlePath(m.namespace)+"?fieldManager=stranger", object{
+		"data": object{caFile: nil}, "binaryData": object{caFile: base64.StdEncoding.EncodeToString(f.PEM())}})
+	p.Await("the ConfigMap with binaryData is healed", healed)
+	if text := m.k.do(t, http.MethodGet, bundlePath(m.namespace), nil); bytes.Contains(text, []byte(`"binaryData"`)) {
+		t.Errorf("its binaryData is still there: %s", text)
+	}
+	seen, right := shortFingerprint(f.cert), shortFingerprint(firstOf(bundle))
+	line := p.AwaitLine("healed the published trust bundle", "configmap", m.namespace+"/meshca-ca", "seen", seen, "wanted", right)
+	if !strings.Contains(line.Get("by"), "stranger at 2") {
+		t.Errorf("the line says by %q", line.Get("by"))
+	}
+	p.Await("an Event on the ConfigMap", func() error {
+		for _, e := range m.events("") {
+			if e.Regarding.Kind == "ConfigMap" && e.Regarding.Name == "meshca-ca" && e.Reason == "Healed" &&
+				strings.Contains(e.Note, "ca.crt: "+seen+" → "+right+"; by stranger") {
+				return nil
+			}
+		}
+		return errors.New("there is none")
+	})
 }
 
 // testFight has somebody who writes again and again.
