@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -15,9 +16,10 @@ import (
 // A Kind says what stands in the way of a call.
 type Kind string
 
-// The kinds.
+// The kinds. A conflict of field managers is not among them: whatever is applied is applied with force.
 const (
 	Away                 Kind = "the API server does not answer"
+	Failed               Kind = "the API server fails at it"
 	Throttled            Kind = "the API server asks to come later"
 	Unauthenticated      Kind = "the API server does not know who asks"
 	Forbidden            Kind = "RBAC does not allow it"
@@ -25,11 +27,10 @@ const (
 	NamespaceMissing     Kind = "the namespace does not exist"
 	NamespaceTerminating Kind = "the namespace is being deleted"
 	NotFound             Kind = "it does not exist"
-	Changed              Kind = "somebody else has changed it in between"          // another resourceVersion
-	Replaced             Kind = "somebody else has deleted and made it in between" // another uid
-	Owned                Kind = "another field manager holds the fields"           // without force
-	Expired              Kind = "the watch's place in history is no longer known"  // 410
-	TooLarge             Kind = "it would be larger than an object may be"         // 1 MiB for Secrets
+	Changed              Kind = "somebody else has changed it in between"         // another resourceVersion
+	Replaced             Kind = "somebody else has deleted it in between"         // another uid, or none
+	Expired              Kind = "the watch's place in history is no longer known" // 410
+	TooLarge             Kind = "it would be larger than an object may be"        // 1 MiB for Secrets
 	Unclear              Kind = "the API server answers what is not understood"
 )
 
@@ -39,6 +40,7 @@ type Error struct {
 	Verb       string        // get, patch, watch, list
 	RetryAfter time.Duration // with Throttled: what the API server asks for
 	object     object
+	broken     string // with Denied: the webhook that could not be asked
 	detail     string // the API server's words, without what was sent
 }
 
@@ -58,6 +60,9 @@ func (e *Error) Hint() string {
 	case Forbidden:
 		return fmt.Sprintf("give meshca's account the right to %s %s: examples/kubernetes/rbac.yaml lists all it needs", e.Verb, e.object)
 	case Denied:
+		if e.broken != "" {
+			return fmt.Sprintf("mend webhook %s, or have its configuration leave this out: kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations", e.broken)
+		}
 		return "if it is meshca's own guard: render it for the account that meshca runs as (meshca guard --user)"
 	case NamespaceMissing:
 		return "make the namespace, or take the service out of the catalogue"
@@ -95,13 +100,18 @@ func newError(verb string, o object, err error) *Error {
 		e.detail = away(err)
 		return e
 	}
-	s := status.Status()
-	by, denied := deniedBy(s)
+	e.understand(status.Status(), err)
+	return e
+}
+
+// understand tells from its status what the API server has against it.
+func (e *Error) understand(s metav1.Status, err error) {
+	if e.deniedBy(s) {
+		return
+	}
 	switch {
 	case apierrors.IsUnauthorized(err):
 		e.Kind = Unauthenticated
-	case denied:
-		e.Kind, e.detail = Denied, by
 	case apierrors.IsForbidden(err):
 		e.forbidden(s)
 	case apierrors.IsNotFound(err):
@@ -121,12 +131,13 @@ func newError(verb string, o object, err error) *Error {
 		}
 	case apierrors.IsInvalid(err):
 		e.Kind, e.detail = invalid(s)
-	case s.Code >= 500:
+	case s.Code == http.StatusBadGateway, s.Code == http.StatusServiceUnavailable, s.Code == http.StatusGatewayTimeout:
 		e.detail = fmt.Sprintf("status %d %s", s.Code, s.Reason)
+	case s.Code >= 500: // it answers: others may be answered otherwise
+		e.Kind, e.detail = Failed, fmt.Sprintf("status %d %s", s.Code, s.Reason)
 	default:
 		e.Kind, e.detail = Unclear, fmt.Sprintf("status %d %s", s.Code, s.Reason)
 	}
-	return e
 }
 
 // away says in short why there was no answer.
@@ -144,14 +155,17 @@ func away(err error) string {
 	return words
 }
 
-// deniedBy says which admission policy or webhook has refused. Its status is the policy's to choose: 422 where it
-// chooses none.
-func deniedBy(s metav1.Status) (who string, denied bool) {
-	if policy, ok := between(s.Message, "ValidatingAdmissionPolicy '", "'"); ok {
-		return "policy " + policy, true
+// deniedBy says whether an admission policy or webhook has refused, and which. Its status is the policy's to choose:
+// 422 where it chooses none. A webhook that must be asked and does not answer refuses as well, as status 500.
+func (e *Error) deniedBy(s metav1.Status) (denied bool) {
+	if webhook, ok := between(s.Message, `failed calling webhook "`, `"`); ok {
+		e.Kind, e.broken, e.detail = Denied, webhook, "webhook "+webhook+", which itself does not answer as it should"
+	} else if policy, ok := between(s.Message, "ValidatingAdmissionPolicy '", "'"); ok {
+		e.Kind, e.detail = Denied, "policy "+policy
+	} else if webhook, ok := between(s.Message, `admission webhook "`, `"`); ok {
+		e.Kind, e.detail = Denied, "webhook "+webhook
 	}
-	webhook, ok := between(s.Message, `admission webhook "`, `"`)
-	return "webhook " + webhook, ok
+	return e.Kind == Denied
 }
 
 // forbidden tells RBAC, other admission and a dying namespace apart: all are status 403.
@@ -175,16 +189,9 @@ func (e *Error) forbidden(s metav1.Status) {
 	}
 }
 
-// conflict tells apart whose fault a status 409 is.
+// conflict tells apart whose fault a status 409 is: the object has another uid, or is gone, or was changed.
 func conflict(s metav1.Status) Kind {
-	if s.Details != nil {
-		for _, cause := range s.Details.Causes {
-			if cause.Type == metav1.CauseTypeFieldManagerConflict {
-				return Owned
-			}
-		}
-	}
-	if strings.Contains(s.Message, "UID") {
+	if strings.Contains(s.Message, "UID") || strings.Contains(s.Message, "uid mismatch") {
 		return Replaced
 	}
 	return Changed

@@ -19,8 +19,8 @@ import (
 // testErrors has each thing in the way that may stand there, at once: all are named with a way on, others go on, and
 // each service is kept as soon as nothing stands in its way.
 func testErrors(t *testing.T, k *kubernetes) {
-	s := clusterSettings{Sweep: "1s", Services: []string{"good", "forbidden", "missing", "going", "denied", "large"}, Extra: map[string]string{
-		"missing": "namespace: errors-missing", "going": "namespace: errors-going", "denied": "namespace: errors-denied"}}
+	s := clusterSettings{Sweep: "1s", Services: []string{"good", "forbidden", "missing", "going", "denied", "hooked", "large"}, Extra: map[string]string{
+		"missing": "namespace: errors-missing", "going": "namespace: errors-going", "denied": "namespace: errors-denied", "hooked": "namespace: errors-hooked"}}
 	var full string
 	s.Edit = func(rbac string) string {
 		full = rbac
@@ -29,9 +29,11 @@ func testErrors(t *testing.T, k *kubernetes) {
 	m := k.newMesh(t, "errors", s)
 	k.kubectl(t, elsewhere, "apply", "-f", "-")
 	k.namespace(t, "errors-denied")
+	k.namespace(t, "errors-hooked")
 	k.namespace(t, "errors-going")
 	k.do(t, http.MethodDelete, "/api/v1/namespaces/errors-going", nil) // without a controller manager it is being deleted for ever
 	k.deny(t, "errors-denied")
+	k.breakWebhook(t, "errors-hooked")
 	m.makeShape(t, "large", shape{how: "somebody", object: object{"data": map[string][]byte{"dump": bytes.Repeat([]byte("x"), 1<<20-1000)}}})
 
 	p := m.Start()
@@ -45,8 +47,9 @@ func testErrors(t *testing.T, k *kubernetes) {
 	k.kubectl(t, full, "apply", "-f", "-")
 	k.namespace(t, "errors-missing")
 	k.do(t, http.MethodDelete, "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/errors-denied", nil)
+	k.do(t, http.MethodDelete, "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/errors-hooked", nil)
 	k.change(t, m.namespace, "large", "somebody", data("dump", []byte("less")))
-	for _, service := range []string{"forbidden", "missing", "denied", "large"} {
+	for _, service := range []string{"forbidden", "missing", "denied", "hooked", "large"} {
 		m.AwaitState(p, service, "kept")
 		p.AwaitLine("service is kept again", "service", service)
 	}
@@ -60,6 +63,7 @@ func (m *clusterMesh) checkErrors(p *Process) {
 		"missing":   {"the namespace does not exist", "make the namespace, or take the service out"},
 		"going":     {"the namespace is being deleted", "take the service out of the catalogue if its namespace is meant to go"},
 		"denied":    {"an admission policy refuses it (policy errors-denied)", "if it is meshca's own guard"},
+		"hooked":    {"an admission policy refuses it (webhook errors-hooked.example.com, which itself does not answer", "mend webhook errors-hooked.example.com"},
 		"large":     {"it would be larger than an object may be", "take foreign keys out of the Secret"},
 	} {
 		text := m.awaitStatus(p, "failing "+service+": ")
@@ -75,7 +79,7 @@ func (m *clusterMesh) checkErrors(p *Process) {
 
 // elsewhere gives the account of the namespace errors what it needs in others.
 const elsewhere = `{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: errors}, rules: [
-  {apiGroups: [""], resources: [secrets], resourceNames: [missing-mtls-cert, going-mtls-cert, denied-mtls-cert], verbs: [get, watch, patch, create]},
+  {apiGroups: [""], resources: [secrets], resourceNames: [missing-mtls-cert, going-mtls-cert, denied-mtls-cert, hooked-mtls-cert], verbs: [get, watch, patch, create]},
   {apiGroups: [""], resources: [configmaps], resourceNames: [meshca-ca], verbs: [get, watch, patch, create]}]}
 ---
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: errors},
@@ -95,7 +99,13 @@ func (k *kubernetes) deny(t *testing.T, namespace string) {
 		"policyName": namespace, "validationActions": []string{"Deny"},
 		"matchResources": object{"namespaceSelector": object{"matchLabels": object{"kubernetes.io/metadata.name": namespace}}},
 	}})
-	await(t, "the policy refuses", func() error {
+	k.awaitRefusal(t, namespace)
+}
+
+// awaitRefusal waits until no Secret can be made in a namespace.
+func (k *kubernetes) awaitRefusal(t *testing.T, namespace string) {
+	t.Helper()
+	await(t, "Secrets are refused", func() error {
 		code, answer := k.ask(t, "", http.MethodPost, "/api/v1/namespaces/"+namespace+"/secrets?dryRun=All", "application/json",
 			object{"metadata": object{"name": "probe"}})
 		if code/100 == 2 {
@@ -103,6 +113,20 @@ func (k *kubernetes) deny(t *testing.T, namespace string) {
 		}
 		return nil
 	})
+}
+
+// breakWebhook has a webhook asked about every Secret of a namespace at an address where nobody is, and waits until
+// it is.
+func (k *kubernetes) breakWebhook(t *testing.T, namespace string) {
+	t.Helper()
+	k.do(t, http.MethodPost, "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", object{
+		"metadata": object{"name": namespace}, "webhooks": []object{{
+			"name": namespace + ".example.com", "sideEffects": "None", "admissionReviewVersions": []string{"v1"}, "timeoutSeconds": 1,
+			"clientConfig":      object{"url": "https://127.0.0.1:1/"},
+			"namespaceSelector": object{"matchLabels": object{"kubernetes.io/metadata.name": namespace}},
+			"rules": []object{{"apiGroups": []string{""}, "apiVersions": []string{"v1"}, "resources": []string{"secrets"},
+				"operations": []string{"CREATE", "UPDATE"}}}}}})
+	k.awaitRefusal(t, namespace)
 }
 
 // testAway cuts the connection to the API server.
