@@ -85,10 +85,12 @@ func (s *service) waitsFor(r Readers, hold time.Duration, now time.Time) string 
 		return "it cannot be read, so it is not known whom its processes trust"
 	case t.InPlace.IsZero():
 		return "the union of trust is not in place"
-	case t.Continued || r.Declared == ReadersNone:
+	case t.Continued:
 		return ""
-	case len(r.Known) > 0:
+	case len(r.Known) > 0: // what is declared counts for those that cannot be seen
 		return waitsForReaders(r.Known, t.Written, hold)
+	case r.Declared == ReadersNone:
+		return ""
 	case r.Declared == ReadersFollow:
 		if until := t.InPlace.Add(hold); now.Before(until) {
 			return "its readers follow it: until " + until.UTC().Format(time.RFC3339)

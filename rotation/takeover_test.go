@@ -87,12 +87,12 @@ func (m *mess) fill(t *testing.T, name string, leaf *catest.Foreign, trusts ...*
 	})
 }
 
-// read says who reads the services' sets from now on: a process each, created at the instant.
+// read says who is seen to read the services' sets from now on: a process each, created at the instant.
 func (m *mess) read(created time.Time, names ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, name := range names {
-		m.readers[name] = rotation.Readers{Known: []rotation.Reader{{Name: "pod/" + name, Created: created}}}
+		m.readers[name] = rotation.Readers{Declared: m.readers[name].Declared, Known: []rotation.Reader{{Name: "pod/" + name, Created: created}}}
 	}
 }
 
@@ -283,9 +283,20 @@ func TestGate(t *testing.T) {
 		atOnce  bool          // the first look at the union opens it
 		opens   time.Duration // after the union is written; 0: not before the leaf is due
 	}{
-		"nobody reads":                   {prepare: func(m *mess) { m.declare(rotation.ReadersNone, incident...) }, atOnce: true, opens: time.Minute},
-		"readers follow":                 {prepare: func(m *mess) { m.declare(rotation.ReadersFollow, incident...) }, opens: hold + time.Minute},
-		"unknown readers":                {},
+		"nobody reads":    {prepare: func(m *mess) { m.declare(rotation.ReadersNone, incident...) }, atOnce: true, opens: time.Minute},
+		"readers follow":  {prepare: func(m *mess) { m.declare(rotation.ReadersFollow, incident...) }, opens: hold + time.Minute},
+		"unknown readers": {},
+		"nobody reads, and one is seen": {
+			prepare: func(m *mess) {
+				m.declare(rotation.ReadersNone, incident...)
+				m.read(time.Now().Add(-time.Hour), "envoy")
+			},
+			begin: func(t *testing.T, m *mess) {
+				m.wait(10 * time.Minute)
+				m.wantUnion(t)
+				m.wantWaits(t, "envoy", "pod/envoy")
+				m.read(time.Now(), "envoy")
+			}, opens: time.Minute},
 		"one unknown reader":             {prepare: func(m *mess) { m.declare(rotation.ReadersNone, "bookapi", "envoy") }},
 		"who reads cannot be found out":  {prepare: func(m *mess) { m.declare(rotation.ReadersNone, incident...); m.unread = targettest.ErrDown }},
 		"an operator goes on":            {begin: func(t *testing.T, m *mess) { m.goOn(t, "") }, opens: time.Minute},
