@@ -144,6 +144,7 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 		next.Written = seen.Written.UTC()
 	case !holds && !next.InPlace.IsZero():
 		next.InPlace, next.Written = time.Time{}, time.Time{}
+		next.Continued = false // it was said of readers that had loaded something else
 	default:
 		return nil
 	}

@@ -864,3 +864,28 @@ func TestDriftClosesTheGate(t *testing.T) {
 		})
 	}
 }
+
+// TestDriftTakesTheWordBack: an operator's word is of the readers that were there. Who started while somebody else's
+// ca.crt lay there is another.
+func TestDriftTakesTheWordBack(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.read(time.Now().Add(-time.Hour), "bookapi", "envoy")
+		stop := m.run(t)
+		defer stop()
+		m.goOn(t, "envoy", "search")
+		m.wait(2 * time.Minute)
+		m.wantAwaited(t, "bookapi")
+		m.target.Change("envoy", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+		synctest.Wait()
+		m.read(time.Now(), "envoy") // it may have loaded what lay there for a moment
+		m.wait(10 * time.Minute)
+		m.read(time.Now(), "bookapi")
+		m.wait(2 * time.Minute)
+		m.wantUnion(t)
+		m.wantWaits(t, "envoy", "pod/envoy")
+		m.wantAwaited(t, "envoy")
+		m.goOn(t, "envoy")
+		m.wait(2 * time.Minute)
+		m.wantAllAnew(t)
+	})
+}
