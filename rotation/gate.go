@@ -13,20 +13,50 @@ import (
 	"github.com/meshca/meshca/store"
 )
 
+// see looks at all places whose processes may have to be waited for, and notes what trust they hold, before the gate is
+// judged: what was seen in the pass before may have changed since, and others would be signed anew on it. The turns of
+// this pass use the same looks.
+func (e *Engine) see(ctx context.Context, now time.Time) {
+	if !e.takingOver() {
+		return
+	}
+	awaited := slices.DeleteFunc(e.names(), func(name string) bool { s := e.services[name]; return s.Known && !s.consumed() })
+	e.look(ctx, slices.DeleteFunc(slices.Clone(awaited), func(name string) bool {
+		s := e.services[name]
+		return s.ahead != nil || s.throttled && s.backsOff(now)
+	}))
+	for _, name := range awaited {
+		s := e.services[name]
+		if s.unseen = s.ahead == nil || s.ahead.err != nil; s.unseen {
+			continue
+		}
+		s.looked, s.ca = true, s.ahead.CA
+		s.unseen = e.noteTrust(s, s.ahead.Seen, now) != nil // its turn says why
+	}
+}
+
+// takingOver says whether a leaf waits to be signed anew.
+func (e *Engine) takingOver() bool {
+	for _, s := range e.services {
+		if s.Takeover != nil && s.Takeover.Leaf != LeafNone {
+			return true
+		}
+	}
+	return false
+}
+
 // trusted says whether every process that reads a place which is, or was, taken over is known to have loaded a
 // ca.crt with our root, so that leaves may be signed anew. What each place waits for is kept for the status.
 func (e *Engine) trusted(ctx context.Context, now time.Time) bool {
-	waits := false
 	var asked []string
 	for _, name := range e.names() {
 		s := e.services[name]
 		s.waits = ""
-		waits = waits || s.Takeover != nil && s.Takeover.Leaf != LeafNone
 		if s.consumed() {
 			asked = append(asked, name)
 		}
 	}
-	if !waits {
+	if !e.takingOver() {
 		return true
 	}
 	readers, err := e.Target.Readers(ctx, asked)
@@ -34,6 +64,8 @@ func (e *Engine) trusted(ctx context.Context, now time.Time) bool {
 	for _, name := range e.names() {
 		s := e.services[name]
 		switch {
+		case s.unread:
+			s.waits = "its records cannot be read, so it is not known whom its processes trust"
 		case !s.Known:
 			s.waits = e.mayRefuse(s, now)
 		case !s.consumed():

@@ -889,3 +889,105 @@ func TestDriftTakesTheWordBack(t *testing.T) {
 		m.wantAllAnew(t)
 	})
 }
+
+// TestDriftThatTheSweepFinds: the gate is judged on what lies there now, not on what the sweep before has seen.
+func TestDriftThatTheSweepFinds(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.target.Unwatched = errors.ErrUnsupported
+		m.read(time.Now().Add(-time.Hour), incident...)
+		stop := m.run(t)
+		defer stop()
+		m.wait(10*time.Minute + time.Second) // between two sweeps
+		m.read(time.Now(), "bookapi", "pgadmin", "search", "timescaledb")
+		m.wait(2 * time.Minute)
+		m.wantAwaited(t, "envoy")
+		m.target.Change("envoy", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+		m.read(time.Now(), "envoy")
+		m.wait(10 * time.Minute)
+		m.wantUnion(t)
+		m.wantWaits(t, "envoy", "pod/envoy")
+		m.read(time.Now(), "envoy")
+		m.wait(2 * time.Minute)
+		m.wantAllAnew(t)
+	})
+}
+
+// TestDriftWhileItBacksOff: the same of a place that could not be written for long, and has no turn in most sweeps.
+func TestDriftWhileItBacksOff(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.target.Unwatched = errors.ErrUnsupported
+		m.read(time.Now().Add(-time.Hour), incident...)
+		stop := m.run(t)
+		defer stop()
+		m.wait(10*time.Minute + time.Second)
+		m.target.Fail = func(name string) (error, bool) {
+			if name == "envoy" {
+				return targettest.ErrDown, false
+			}
+			return nil, true
+		}
+		m.target.Change("envoy", func(o *rotation.Observation) { o.Mark = nil })
+		m.read(time.Now(), "bookapi", "pgadmin", "search", "timescaledb")
+		m.wait(20 * time.Minute)
+		m.wantAwaited(t, "envoy")
+		m.target.Change("envoy", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+		m.read(time.Now(), "envoy")
+		m.wait(time.Minute)
+		if got := m.anew(t); len(got) != 2 {
+			t.Errorf("leaves of ours at %v, and envoy's process trusts the old CA alone", got)
+		}
+	})
+}
+
+// TestLeftPlaceThatChangesBetweenSweeps: the same of a place that is left alone.
+func TestLeftPlaceThatChangesBetweenSweeps(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.target.Unwatched = errors.ErrUnsupported
+		m.names = append(slices.Clone(incident), "website")
+		m.fill(t, "website", m.two.Leaf(t, "website", time.Now()), m.two)
+		m.target.Change("website", func(o *rotation.Observation) {
+			o.Foreign, o.CA = theirs, append(o.CA, catest.PEM(m.Authority.Root().Certificate)...)
+		})
+		m.read(time.Now().Add(-time.Hour), incident...)
+		stop := m.run(t)
+		defer stop()
+		m.wait(10*time.Minute + time.Second)
+		m.wantAwaited(t, incident...)
+		m.target.Change("website", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+		m.was = m.target.Copy()
+		m.read(time.Now(), incident...)
+		m.wait(2 * time.Minute)
+		m.wantAwaited(t, "website")
+		m.notWorse(t)
+	})
+}
+
+// TestOneLookASweepWhileTakingOver: who judges the gate and whose turn it is use the same one.
+func TestOneLookASweepWhileTakingOver(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.target.Unwatched = errors.ErrUnsupported
+		var mu sync.Mutex
+		looks := make(map[string]int)
+		m.target.Unreachable = func(name string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			looks[name]++
+			return nil
+		}
+		m.read(time.Now().Add(-time.Hour), incident...)
+		stop := m.run(t)
+		defer stop()
+		m.wait(10*time.Minute + time.Second)
+		mu.Lock()
+		before := maps.Clone(looks)
+		mu.Unlock()
+		m.wait(10 * time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, name := range incident {
+			if n := looks[name] - before[name]; n != 10 {
+				t.Errorf("%d looks at %s in ten sweeps", n, name)
+			}
+		}
+	})
+}
