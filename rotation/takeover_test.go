@@ -248,6 +248,9 @@ func TestIncident(t *testing.T) {
 			}
 		}
 		m.wantAwaited(t, incident...)
+		if got, want := m.engine.Status().Waiting, []string{"bookapi", "envoy", "search"}; !slices.Equal(got, want) {
+			t.Errorf("%v wait to be signed anew, want %v", got, want)
+		}
 		if s := m.status(t, "search"); len(s.Remarks) != 1 || !strings.Contains(s.Remarks[0].Text, "tls.key is not the key of tls.crt") {
 			t.Errorf("that search's leaf cannot be used is not said: %+v", s)
 		}
@@ -297,9 +300,12 @@ func TestGate(t *testing.T) {
 				m.wantWaits(t, "envoy", "pod/envoy")
 				m.read(time.Now(), "envoy")
 			}, opens: time.Minute},
-		"one unknown reader":             {prepare: func(m *mess) { m.declare(rotation.ReadersNone, "bookapi", "envoy") }},
-		"who reads cannot be found out":  {prepare: func(m *mess) { m.declare(rotation.ReadersNone, incident...); m.unread = targettest.ErrDown }},
-		"an operator goes on":            {begin: func(t *testing.T, m *mess) { m.goOn(t, "") }, opens: time.Minute},
+		"one unknown reader":            {prepare: func(m *mess) { m.declare(rotation.ReadersNone, "bookapi", "envoy") }},
+		"who reads cannot be found out": {prepare: func(m *mess) { m.declare(rotation.ReadersNone, incident...); m.unread = targettest.ErrDown }},
+		"an operator goes on":           {begin: func(t *testing.T, m *mess) { m.goOn(t, "") }, opens: time.Minute},
+		"goes on, and who reads is unknown": {
+			prepare: func(m *mess) { m.unread = targettest.ErrDown },
+			begin:   func(t *testing.T, m *mess) { m.goOn(t, "") }, opens: time.Minute},
 		"an operator goes on with one":   {begin: func(t *testing.T, m *mess) { m.goOn(t, "envoy") }},
 		"an operator goes on one by one": {begin: func(t *testing.T, m *mess) { m.goOn(t, whole...) }, opens: time.Minute},
 	} {
@@ -988,6 +994,76 @@ func TestOneLookASweepWhileTakingOver(t *testing.T) {
 			if n := looks[name] - before[name]; n != 10 {
 				t.Errorf("%d looks at %s in ten sweeps", n, name)
 			}
+		}
+	})
+}
+
+// TestContinueWhatIsLeftAlone: an operator's word ends the wait for a place, whatever keeps meshca from it.
+func TestContinueWhatIsLeftAlone(t *testing.T) {
+	for what, tc := range map[string]struct {
+		leave func(t *testing.T, m *mess)
+		name  string
+		anew  []string
+	}{
+		"another program's": {func(_ *testing.T, m *mess) {
+			m.target.Change("search", func(o *rotation.Observation) { o.Foreign = theirs })
+		}, "search", []string{"bookapi", "envoy", "pgadmin", "timescaledb"}},
+		"not read since the start": {func(_ *testing.T, m *mess) {
+			m.target.Unreachable = func(name string) error { return map[string]error{"search": targettest.ErrDown}[name] }
+		}, "search", []string{"bookapi", "envoy", "pgadmin", "timescaledb"}},
+		"rests": {func(t *testing.T, m *mess) {
+			m.run(t)()
+			m.target.Change("envoy", func(o *rotation.Observation) { o.Rests, o.CA = "by hand", m.two.PEM() })
+		}, "envoy", []string{"bookapi", "pgadmin", "search", "timescaledb"}},
+		"became another program's": {func(t *testing.T, m *mess) {
+			m.run(t)()
+			m.target.Change("envoy", func(o *rotation.Observation) { o.Foreign, o.CA = theirs, m.two.PEM() })
+		}, "envoy", []string{"bookapi", "pgadmin", "search", "timescaledb"}},
+	} {
+		for _, only := range []string{"", tc.name} {
+			t.Run(what+", adopt "+only, func(t *testing.T) {
+				broken(t, func(t *testing.T, m *mess) {
+					m.declare(rotation.ReadersNone, incident...)
+					m.read(time.Now().Add(-time.Hour), "bookapi")
+					tc.leave(t, m)
+					stop := m.run(t)
+					defer stop()
+					m.read(time.Now().Add(time.Hour), "bookapi")
+					m.wait(10 * time.Minute)
+					m.wantAwaited(t, tc.name)
+					m.goOn(t, only)
+					m.wait(2 * time.Minute)
+					m.wantAwaited(t)
+					if got := m.anew(t); !slices.Equal(got, tc.anew) {
+						t.Errorf("leaves of ours at %v, want at %v", got, tc.anew)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestTheWordOnALeftPlace: it survives a restart, and is of the ca.crt that lay there.
+func TestTheWordOnALeftPlace(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.declare(rotation.ReadersNone, incident...)
+		m.read(time.Now().Add(-time.Hour), "bookapi")
+		m.target.Change("search", func(o *rotation.Observation) { o.Foreign = theirs })
+		stop := m.run(t)
+		m.wantAwaited(t, "bookapi", "search")
+		m.goOn(t, "search")
+		m.wantAwaited(t, "bookapi")
+		stop()
+		defer m.run(t)()
+		m.wait(2 * time.Minute)
+		m.wantAwaited(t, "bookapi")
+		m.target.Change("search", func(o *rotation.Observation) { o.CA = m.one.PEM() })
+		m.wait(2 * time.Minute)
+		m.wantAwaited(t, "bookapi", "search")
+		m.goOn(t, "")
+		m.wait(2 * time.Minute)
+		if got := m.anew(t); len(got) != 4 {
+			t.Errorf("leaves of ours at %v", got)
 		}
 	})
 }
