@@ -377,7 +377,10 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 		names, all = e.names(), true // the trust bundle is another
 	}
 	w := e.world(now)
-	w.Trusted = all && e.trusted(ctx, now)
+	if all {
+		e.see(ctx, now)
+		w.Trusted = e.trusted(ctx, now)
+	}
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	for _, name := range names {
@@ -397,6 +400,9 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 		})
 	}
 	err := errors.Join(group.Wait(), e.recordDelivered(names))
+	for _, s := range e.services {
+		s.ahead = nil // also of those that had no turn: a later pass must not decide on it
+	}
 	if err != nil && !all {
 		e.Log.Error("pass incomplete", "error", err)
 	}

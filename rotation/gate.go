@@ -3,7 +3,9 @@ package rotation
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,38 +15,81 @@ import (
 	"github.com/meshca/meshca/store"
 )
 
+// see looks at all places whose processes may have to be waited for, and notes what trust they hold, before the gate is
+// judged: what was seen in the pass before may have changed since, and others would be signed anew on it. The turns of
+// this pass use the same looks.
+func (e *Engine) see(ctx context.Context, now time.Time) {
+	if !e.takingOver() {
+		return
+	}
+	awaited := slices.DeleteFunc(e.names(), func(name string) bool { s := e.services[name]; return s.Known && !s.consumed() })
+	e.look(ctx, slices.DeleteFunc(slices.Clone(awaited), func(name string) bool {
+		s := e.services[name]
+		return s.ahead != nil || s.throttled && s.backsOff(now)
+	}))
+	for _, name := range awaited {
+		s := e.services[name]
+		if s.unseen = s.ahead == nil || s.ahead.err != nil; s.unseen {
+			continue
+		}
+		s.looked, s.ca = true, s.ahead.CA
+		s.unseen = e.noteTrust(s, s.ahead.Seen, now) != nil // its turn says why
+	}
+}
+
+// takingOver says whether a leaf waits to be signed anew.
+func (e *Engine) takingOver() bool {
+	for _, s := range e.services {
+		if s.waiting() {
+			return true
+		}
+	}
+	return false
+}
+
+// waiting says whether the service's leaf waits to be signed anew.
+func (s *service) waiting() bool { return s.Takeover != nil && s.Takeover.Leaf != LeafNone }
+
 // trusted says whether every process that reads a place which is, or was, taken over is known to have loaded a
 // ca.crt with our root, so that leaves may be signed anew. What each place waits for is kept for the status.
 func (e *Engine) trusted(ctx context.Context, now time.Time) bool {
-	waits := false
 	var asked []string
 	for _, name := range e.names() {
 		s := e.services[name]
 		s.waits = ""
-		waits = waits || s.Takeover != nil && s.Takeover.Leaf != LeafNone
 		if s.consumed() {
 			asked = append(asked, name)
 		}
 	}
-	if !waits {
+	if !e.takingOver() {
 		return true
 	}
 	readers, err := e.Target.Readers(ctx, asked)
 	open := true
 	for _, name := range e.names() {
 		s := e.services[name]
-		switch {
-		case !s.Known:
-			s.waits = e.mayRefuse(s, now)
-		case !s.consumed():
-		case err != nil:
-			s.waits = fmt.Sprintf("it is not known who reads it: %v", err)
-		default:
-			s.waits = s.waitsFor(readers[name], e.HoldDown, now)
+		if s.waits = e.waitsFor(s, readers[name], err, now); s.waits != "" && e.continued(s) {
+			s.waits = ""
 		}
 		open = open && s.waits == ""
 	}
 	return open
+}
+
+// waitsFor says what stands between the service and the certainty that its readers trust our root, "" if nothing
+// does. err is why it is not known who reads it.
+func (e *Engine) waitsFor(s *service, r Readers, err error, now time.Time) string {
+	switch {
+	case s.unread:
+		return "its records cannot be read, so it is not known whom its processes trust"
+	case !s.Known:
+		return e.mayRefuse(s, now)
+	case !s.consumed():
+		return ""
+	case err != nil:
+		return fmt.Sprintf("it is not known who reads it: %v", err)
+	}
+	return s.waitsForAll(r, e.HoldDown, now)
 }
 
 // consumed says whether the service's processes may have loaded a ca.crt that is not ours.
@@ -65,7 +110,8 @@ func (e *Engine) mayRefuse(s *service, now time.Time) string {
 	accepts := func(chain []*x509.Certificate) bool { return len(paths(chain, held, now)) > 0 }
 	for _, name := range e.names() {
 		if other := e.services[name]; other.Takeover != nil && slices.ContainsFunc(other.Takeover.live(now), accepts) {
-			return "its place is left alone, and its " + CAFile + " does not hold our root: its processes would refuse leaves that are signed anew, and accept " + name + " now"
+			return "its place is left alone, and its " + CAFile + " does not hold our root: its processes would refuse leaves that are signed anew, and accept " + name +
+				" now; go on all the same by meshca adopt " + s.Service + " --continue"
 		}
 	}
 	return ""
@@ -76,19 +122,18 @@ func trusts(bundle []byte, c *x509.Certificate) bool {
 	return slices.ContainsFunc(certificates(bundle), c.Equal)
 }
 
-// waitsFor says what stands between the service and the certainty that its readers trust our root, "" if nothing
-// does.
-func (s *service) waitsFor(r Readers, hold time.Duration, now time.Time) string {
+// waitsForAll is waitsFor for a place that was taken over.
+func (s *service) waitsForAll(r Readers, hold time.Duration, now time.Time) string {
 	t := s.taken
 	switch {
 	case s.unseen || !s.looked:
 		return "it cannot be read, so it is not known whom its processes trust"
 	case t.InPlace.IsZero():
 		return "the union of trust is not in place"
-	case t.Continued || r.Declared == ReadersNone:
-		return ""
-	case len(r.Known) > 0:
+	case len(r.Known) > 0: // what is declared counts for those that cannot be seen
 		return waitsForReaders(r.Known, t.Written, hold)
+	case r.Declared == ReadersNone:
+		return ""
 	case r.Declared == ReadersFollow:
 		if until := t.InPlace.Add(hold); now.Before(until) {
 			return "its readers follow it: until " + until.UTC().Format(time.RFC3339)
@@ -142,6 +187,7 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 		next.Written = seen.Written.UTC()
 	case !holds && !next.InPlace.IsZero():
 		next.InPlace, next.Written = time.Time{}, time.Time{}
+		next.Continued = false // it was said of readers that had loaded something else
 	default:
 		return nil
 	}
@@ -151,6 +197,9 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 
 // keepTakeover records what is known of places that are taken over.
 func (e *Engine) keepTakeover(next map[*service]*Takeover) error {
+	if len(next) == 0 {
+		return nil
+	}
 	err := e.Store.Update(func(w store.Writer) error {
 		for s, t := range next {
 			if err := putTakeover(w, s.Service, t); err != nil {
@@ -165,23 +214,70 @@ func (e *Engine) keepTakeover(next map[*service]*Takeover) error {
 	return err
 }
 
-// Continue is an operator's word that the readers of the service's place, or of all that wait where it is "",
-// need not be waited for. It is recorded.
+// Continue is an operator's word that the processes of the service, or of all that are waited for where it is "",
+// need not be. It is recorded, and the status tells at once who still is.
 func (e *Engine) Continue(ctx context.Context, only string) error {
-	return e.do(ctx, func(time.Time) error {
-		going := make(map[*service]*Takeover)
+	return e.do(ctx, func(now time.Time) error {
+		taken := make(map[*service]*Takeover)
+		var left []*service
 		for _, name := range e.names() {
-			if s := e.services[name]; s.taken != nil && (s.Takeover != nil || s.waits != "") && (only == "" || only == name) {
+			s := e.services[name]
+			switch {
+			case only != "" && only != name || s.waits == "" && s.Takeover == nil:
+			case s.taken == nil:
+				left = append(left, s)
+			default:
 				next := *s.taken
 				next.Continued = true
-				going[s] = &next
+				taken[s] = &next
 			}
 		}
-		if len(going) == 0 {
+		if len(taken)+len(left) == 0 {
 			return errNothingWaits(only)
 		}
-		return e.keepTakeover(going)
+		if err := errors.Join(e.keepTakeover(taken), e.keepWords(left)); err != nil {
+			return err
+		}
+		e.trusted(ctx, now)
+		e.publish(now)
+		return nil
 	})
+}
+
+// continued says whether an operator has said that the service's processes need not be waited for.
+func (e *Engine) continued(s *service) bool {
+	if s.taken != nil {
+		return s.taken.Continued
+	}
+	var word []byte
+	err := e.Store.View(func(r store.Reader) error { word, _ = r.Get(wordPrefix + s.Service); return nil })
+	return err == nil && word != nil && (!s.looked || string(word) == s.saidOf())
+}
+
+// wordPrefix begins the keys of what operators have said of places that are left alone.
+const wordPrefix = "continued/"
+
+// keepWords records what an operator has said of places that are left alone.
+func (e *Engine) keepWords(left []*service) error {
+	if len(left) == 0 {
+		return nil
+	}
+	return e.Store.Update(func(w store.Writer) error {
+		for _, s := range left {
+			w.Put(wordPrefix+s.Service, []byte(s.saidOf()))
+		}
+		return nil
+	})
+}
+
+// saidOf is what an operator's word on a place that is left alone is of: its ca.crt as it was seen last. Somebody
+// else's in its stead has other readers.
+func (s *service) saidOf() string {
+	if !s.looked {
+		return "a place that was not seen"
+	}
+	sum := sha256.Sum256(s.ca)
+	return hex.EncodeToString(sum[:])
 }
 
 // ErrNothingToDo is what commands wrap that find nothing to do.

@@ -21,6 +21,7 @@ type Status struct {
 	Foreign  []AnchorStatus  `json:"foreignAnchors,omitempty"` // other CAs' that the bundle holds
 	Services []ServiceStatus `json:"services"`
 	Awaited  []string        `json:"awaited,omitempty"` // while places are taken over: services whose processes may refuse leaves that are signed anew
+	Waiting  []string        `json:"waiting,omitempty"` // services whose leaves are signed anew when nobody is awaited any more
 	Passed   time.Time       `json:"lastPass"`          // when the engine last finished a look, at least every minute
 	Sweep    Sweep           `json:"lastSweep"`
 	LastRun  time.Time       `json:"lastRun"` // of the schedule
@@ -105,6 +106,9 @@ func (e *Engine) publish(now time.Time) {
 		s.Services = append(s.Services, e.serviceStatus(e.services[name], now))
 		if e.services[name].waits != "" {
 			s.Awaited = append(s.Awaited, name)
+		}
+		if e.services[name].waiting() {
+			s.Waiting = append(s.Waiting, name)
 		}
 	}
 	e.status.Store(s)

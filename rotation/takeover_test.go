@@ -87,12 +87,12 @@ func (m *mess) fill(t *testing.T, name string, leaf *catest.Foreign, trusts ...*
 	})
 }
 
-// read says who reads the services' sets from now on: a process each, created at the instant.
+// read says who is seen to read the services' sets from now on: a process each, created at the instant.
 func (m *mess) read(created time.Time, names ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, name := range names {
-		m.readers[name] = rotation.Readers{Known: []rotation.Reader{{Name: "pod/" + name, Created: created}}}
+		m.readers[name] = rotation.Readers{Declared: m.readers[name].Declared, Known: []rotation.Reader{{Name: "pod/" + name, Created: created}}}
 	}
 }
 
@@ -248,6 +248,9 @@ func TestIncident(t *testing.T) {
 			}
 		}
 		m.wantAwaited(t, incident...)
+		if got, want := m.engine.Status().Waiting, []string{"bookapi", "envoy", "search"}; !slices.Equal(got, want) {
+			t.Errorf("%v wait to be signed anew, want %v", got, want)
+		}
 		if s := m.status(t, "search"); len(s.Remarks) != 1 || !strings.Contains(s.Remarks[0].Text, "tls.key is not the key of tls.crt") {
 			t.Errorf("that search's leaf cannot be used is not said: %+v", s)
 		}
@@ -283,12 +286,26 @@ func TestGate(t *testing.T) {
 		atOnce  bool          // the first look at the union opens it
 		opens   time.Duration // after the union is written; 0: not before the leaf is due
 	}{
-		"nobody reads":                   {prepare: func(m *mess) { m.declare(rotation.ReadersNone, incident...) }, atOnce: true, opens: time.Minute},
-		"readers follow":                 {prepare: func(m *mess) { m.declare(rotation.ReadersFollow, incident...) }, opens: hold + time.Minute},
-		"unknown readers":                {},
-		"one unknown reader":             {prepare: func(m *mess) { m.declare(rotation.ReadersNone, "bookapi", "envoy") }},
-		"who reads cannot be found out":  {prepare: func(m *mess) { m.declare(rotation.ReadersNone, incident...); m.unread = targettest.ErrDown }},
-		"an operator goes on":            {begin: func(t *testing.T, m *mess) { m.goOn(t, "") }, opens: time.Minute},
+		"nobody reads":    {prepare: func(m *mess) { m.declare(rotation.ReadersNone, incident...) }, atOnce: true, opens: time.Minute},
+		"readers follow":  {prepare: func(m *mess) { m.declare(rotation.ReadersFollow, incident...) }, opens: hold + time.Minute},
+		"unknown readers": {},
+		"nobody reads, and one is seen": {
+			prepare: func(m *mess) {
+				m.declare(rotation.ReadersNone, incident...)
+				m.read(time.Now().Add(-time.Hour), "envoy")
+			},
+			begin: func(t *testing.T, m *mess) {
+				m.wait(10 * time.Minute)
+				m.wantUnion(t)
+				m.wantWaits(t, "envoy", "pod/envoy")
+				m.read(time.Now(), "envoy")
+			}, opens: time.Minute},
+		"one unknown reader":            {prepare: func(m *mess) { m.declare(rotation.ReadersNone, "bookapi", "envoy") }},
+		"who reads cannot be found out": {prepare: func(m *mess) { m.declare(rotation.ReadersNone, incident...); m.unread = targettest.ErrDown }},
+		"an operator goes on":           {begin: func(t *testing.T, m *mess) { m.goOn(t, "") }, opens: time.Minute},
+		"goes on, and who reads is unknown": {
+			prepare: func(m *mess) { m.unread = targettest.ErrDown },
+			begin:   func(t *testing.T, m *mess) { m.goOn(t, "") }, opens: time.Minute},
 		"an operator goes on with one":   {begin: func(t *testing.T, m *mess) { m.goOn(t, "envoy") }},
 		"an operator goes on one by one": {begin: func(t *testing.T, m *mess) { m.goOn(t, whole...) }, opens: time.Minute},
 	} {
@@ -852,4 +869,201 @@ func TestDriftClosesTheGate(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestDriftTakesTheWordBack: an operator's word is of the readers that were there. Who started while somebody else's
+// ca.crt lay there is another.
+func TestDriftTakesTheWordBack(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.read(time.Now().Add(-time.Hour), "bookapi", "envoy")
+		stop := m.run(t)
+		defer stop()
+		m.goOn(t, "envoy", "search")
+		m.wait(2 * time.Minute)
+		m.wantAwaited(t, "bookapi")
+		m.target.Change("envoy", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+		synctest.Wait()
+		m.read(time.Now(), "envoy") // it may have loaded what lay there for a moment
+		m.wait(10 * time.Minute)
+		m.read(time.Now(), "bookapi")
+		m.wait(2 * time.Minute)
+		m.wantUnion(t)
+		m.wantWaits(t, "envoy", "pod/envoy")
+		m.wantAwaited(t, "envoy")
+		m.goOn(t, "envoy")
+		m.wait(2 * time.Minute)
+		m.wantAllAnew(t)
+	})
+}
+
+// TestDriftThatTheSweepFinds: the gate is judged on what lies there now, not on what the sweep before has seen.
+func TestDriftThatTheSweepFinds(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.target.Unwatched = errors.ErrUnsupported
+		m.read(time.Now().Add(-time.Hour), incident...)
+		stop := m.run(t)
+		defer stop()
+		m.wait(10*time.Minute + time.Second) // between two sweeps
+		m.read(time.Now(), "bookapi", "pgadmin", "search", "timescaledb")
+		m.wait(2 * time.Minute)
+		m.wantAwaited(t, "envoy")
+		m.target.Change("envoy", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+		m.read(time.Now(), "envoy")
+		m.wait(10 * time.Minute)
+		m.wantUnion(t)
+		m.wantWaits(t, "envoy", "pod/envoy")
+		m.read(time.Now(), "envoy")
+		m.wait(2 * time.Minute)
+		m.wantAllAnew(t)
+	})
+}
+
+// TestDriftWhileItBacksOff: the same of a place that could not be written for long, and has no turn in most sweeps.
+func TestDriftWhileItBacksOff(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.target.Unwatched = errors.ErrUnsupported
+		m.read(time.Now().Add(-time.Hour), incident...)
+		stop := m.run(t)
+		defer stop()
+		m.wait(10*time.Minute + time.Second)
+		m.target.Fail = func(name string) (error, bool) {
+			if name == "envoy" {
+				return targettest.ErrDown, false
+			}
+			return nil, true
+		}
+		m.target.Change("envoy", func(o *rotation.Observation) { o.Mark = nil })
+		m.read(time.Now(), "bookapi", "pgadmin", "search", "timescaledb")
+		m.wait(20 * time.Minute)
+		m.wantAwaited(t, "envoy")
+		m.target.Change("envoy", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+		m.read(time.Now(), "envoy")
+		m.wait(time.Minute)
+		if got := m.anew(t); len(got) != 2 {
+			t.Errorf("leaves of ours at %v, and envoy's process trusts the old CA alone", got)
+		}
+	})
+}
+
+// TestLeftPlaceThatChangesBetweenSweeps: the same of a place that is left alone.
+func TestLeftPlaceThatChangesBetweenSweeps(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.target.Unwatched = errors.ErrUnsupported
+		m.names = append(slices.Clone(incident), "website")
+		m.fill(t, "website", m.two.Leaf(t, "website", time.Now()), m.two)
+		m.target.Change("website", func(o *rotation.Observation) {
+			o.Foreign, o.CA = theirs, append(o.CA, catest.PEM(m.Authority.Root().Certificate)...)
+		})
+		m.read(time.Now().Add(-time.Hour), incident...)
+		stop := m.run(t)
+		defer stop()
+		m.wait(10*time.Minute + time.Second)
+		m.wantAwaited(t, incident...)
+		m.target.Change("website", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+		m.was = m.target.Copy()
+		m.read(time.Now(), incident...)
+		m.wait(2 * time.Minute)
+		m.wantAwaited(t, "website")
+		m.notWorse(t)
+	})
+}
+
+// TestOneLookASweepWhileTakingOver: who judges the gate and whose turn it is use the same one.
+func TestOneLookASweepWhileTakingOver(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.target.Unwatched = errors.ErrUnsupported
+		var mu sync.Mutex
+		looks := make(map[string]int)
+		m.target.Unreachable = func(name string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			looks[name]++
+			return nil
+		}
+		m.read(time.Now().Add(-time.Hour), incident...)
+		stop := m.run(t)
+		defer stop()
+		m.wait(10*time.Minute + time.Second)
+		mu.Lock()
+		before := maps.Clone(looks)
+		mu.Unlock()
+		m.wait(10 * time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, name := range incident {
+			if n := looks[name] - before[name]; n != 10 {
+				t.Errorf("%d looks at %s in ten sweeps", n, name)
+			}
+		}
+	})
+}
+
+// TestContinueWhatIsLeftAlone: an operator's word ends the wait for a place, whatever keeps meshca from it.
+func TestContinueWhatIsLeftAlone(t *testing.T) {
+	for what, tc := range map[string]struct {
+		leave func(t *testing.T, m *mess)
+		name  string
+		anew  []string
+	}{
+		"another program's": {func(_ *testing.T, m *mess) {
+			m.target.Change("search", func(o *rotation.Observation) { o.Foreign = theirs })
+		}, "search", []string{"bookapi", "envoy", "pgadmin", "timescaledb"}},
+		"not read since the start": {func(_ *testing.T, m *mess) {
+			m.target.Unreachable = func(name string) error { return map[string]error{"search": targettest.ErrDown}[name] }
+		}, "search", []string{"bookapi", "envoy", "pgadmin", "timescaledb"}},
+		"rests": {func(t *testing.T, m *mess) {
+			m.run(t)()
+			m.target.Change("envoy", func(o *rotation.Observation) { o.Rests, o.CA = "by hand", m.two.PEM() })
+		}, "envoy", []string{"bookapi", "pgadmin", "search", "timescaledb"}},
+		"became another program's": {func(t *testing.T, m *mess) {
+			m.run(t)()
+			m.target.Change("envoy", func(o *rotation.Observation) { o.Foreign, o.CA = theirs, m.two.PEM() })
+		}, "envoy", []string{"bookapi", "pgadmin", "search", "timescaledb"}},
+	} {
+		for _, only := range []string{"", tc.name} {
+			t.Run(what+", adopt "+only, func(t *testing.T) {
+				broken(t, func(t *testing.T, m *mess) {
+					m.declare(rotation.ReadersNone, incident...)
+					m.read(time.Now().Add(-time.Hour), "bookapi")
+					tc.leave(t, m)
+					stop := m.run(t)
+					defer stop()
+					m.read(time.Now().Add(time.Hour), "bookapi")
+					m.wait(10 * time.Minute)
+					m.wantAwaited(t, tc.name)
+					m.goOn(t, only)
+					m.wait(2 * time.Minute)
+					m.wantAwaited(t)
+					if got := m.anew(t); !slices.Equal(got, tc.anew) {
+						t.Errorf("leaves of ours at %v, want at %v", got, tc.anew)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestTheWordOnALeftPlace: it survives a restart, and is of the ca.crt that lay there.
+func TestTheWordOnALeftPlace(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.declare(rotation.ReadersNone, incident...)
+		m.read(time.Now().Add(-time.Hour), "bookapi")
+		m.target.Change("search", func(o *rotation.Observation) { o.Foreign = theirs })
+		stop := m.run(t)
+		m.wantAwaited(t, "bookapi", "search")
+		m.goOn(t, "search")
+		m.wantAwaited(t, "bookapi")
+		stop()
+		defer m.run(t)()
+		m.wait(2 * time.Minute)
+		m.wantAwaited(t, "bookapi")
+		m.target.Change("search", func(o *rotation.Observation) { o.CA = m.one.PEM() })
+		m.wait(2 * time.Minute)
+		m.wantAwaited(t, "bookapi", "search")
+		m.goOn(t, "")
+		m.wait(2 * time.Minute)
+		if got := m.anew(t); len(got) != 4 {
+			t.Errorf("leaves of ours at %v", got)
+		}
+	})
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -20,8 +22,9 @@ func adoptCommand() *cobra.Command {
 		Long: `Ask the running process how it takes over services that another CA has made certificates for. First every
 ca.crt gets the union of trust; leaves are signed anew when every process that reads one is known to have
 loaded the union. Without --continue the plan is printed and nothing is changed. With it, processes that are
-waited for are waited for no longer: first it is printed who might refuse whom.
-Exit code: 0 done, 1 there is nothing to do, 2 no process runs.`,
+waited for are waited for no longer: first it is printed who might refuse whom. That holds for places that are
+left alone too.
+Exit code: 0 done, 1 there is nothing to do, or what was named is waited for still, 2 no process runs.`,
 		Example: `  meshca adopt --config meshca.yaml
   meshca adopt pgadmin --config meshca.yaml --continue`,
 		Args: cobra.MaximumNArgs(1),
@@ -47,21 +50,59 @@ func adopt(cmd *cobra.Command, configPath, only string, proceed bool) error {
 	if err := writeAdoption(out, s, only); err != nil || !proceed {
 		return err
 	}
-	for _, v := range s.Services {
-		if v.State == rotation.StateTaking && v.WaitsFor != "" && (only == "" || v.Name == only) {
-			fmt.Fprintf(out, "readers of %s that hold its old ca.crt will refuse every service that is signed anew, with CERTIFICATE_VERIFY_FAILED, until they read it again\n", v.Name)
-		}
-	}
+	writeRefusals(out, s, only)
 	if err := order(cmd.Context(), configPath, "/v1/adopt", only); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "continued: the rest is done in the next pass, see meshca status")
+	if s, _, err = askStatus(cmd.Context(), configPath); err != nil {
+		return err
+	}
+	return continued(out, s, only)
+}
+
+// awaited are those that the process waits for, of all or of one.
+func awaited(s *rotation.Status, only string) (all []rotation.ServiceStatus) {
+	for _, v := range s.Services {
+		if v.WaitsFor != "" && (only == "" || v.Name == only) {
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
+// writeRefusals prints who might refuse whom when those that are waited for are waited for no longer.
+func writeRefusals(w io.Writer, s *rotation.Status, only string) {
+	if len(s.Waiting) > most {
+		fmt.Fprintf(w, "signed anew: %s\n", strings.Join(s.Waiting, ", "))
+	}
+	for _, v := range awaited(s, only) {
+		fmt.Fprintf(w, "readers of %s that do not trust our root yet will refuse the new leaves of %s, with CERTIFICATE_VERIFY_FAILED, until they have read a ca.crt that holds it: %s\n",
+			v.Name, some(s.Waiting), v.WaitsFor)
+	}
+}
+
+// continued says what becomes of an operator's word.
+func continued(w io.Writer, s *rotation.Status, only string) error {
+	if still := awaited(s, only); len(still) > 0 {
+		var lines []string
+		for _, v := range still {
+			lines = append(lines, fmt.Sprintf("%s is waited for still: %s", v.Name, v.WaitsFor))
+		}
+		return &failure{err: errors.New(strings.Join(lines, "\n")), code: exitNo}
+	}
+	if len(s.Awaited) > 0 {
+		fmt.Fprintf(w, "continued: leaves are signed anew when these are ready too: %s\n", some(s.Awaited))
+		return nil
+	}
+	fmt.Fprintln(w, "continued: the rest is done in the next pass, see meshca status")
 	return nil
 }
 
+// most is how many names are told in a row.
+const most = 5
+
 // some lists the first of many names.
 func some(names []string) string {
-	const most = 5
 	if len(names) <= most {
 		return strings.Join(names, ", ")
 	}
@@ -79,19 +120,28 @@ func writeAdoption(w io.Writer, s *rotation.Status, only string) error {
 		if only != "" && v.Name != only {
 			continue
 		}
-		next := "nothing: it is ours"
-		switch {
-		case v.State == rotation.StateTaking && v.WaitsFor == "":
-			next = "its leaf is signed anew when these are ready: " + some(s.Awaited)
-		case v.State == rotation.StateTaking:
-			next = "its leaf is signed anew after: " + v.WaitsFor
-		case v.Error != "":
-			next = v.Error
-			if v.WaitsFor != "" {
-				next += "; others wait for it: " + v.WaitsFor
-			}
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", v.Name, v.Place, v.State, next)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", v.Name, v.Place, v.State, next(s, v))
 	}
 	return table.Flush()
+}
+
+// next says what happens to a service, and to others because of it.
+func next(s *rotation.Status, v rotation.ServiceStatus) string {
+	var steps []string
+	if v.Error != "" {
+		steps = append(steps, v.Error)
+	}
+	switch waits := slices.Contains(s.Waiting, v.Name); {
+	case waits && v.WaitsFor != "":
+		steps = append(steps, "its leaf is signed anew after: "+v.WaitsFor)
+	case waits && len(s.Awaited) > 0:
+		steps = append(steps, "its leaf is signed anew when these are ready: "+some(s.Awaited))
+	case waits:
+		steps = append(steps, "its leaf is signed anew in the next pass")
+	case v.WaitsFor != "":
+		steps = append(steps, "others wait for it: "+v.WaitsFor)
+	case v.Error == "":
+		return "nothing: it is ours"
+	}
+	return strings.Join(steps, "; ")
 }

@@ -102,7 +102,7 @@ func writeTroubles(w io.Writer, s *rotation.Status) error {
 		if v.Hint != "" {
 			fmt.Fprintf(w, "  hint: %s\n", v.Hint)
 		}
-		if v.Error != "" && v.WaitsFor != "" {
+		if v.WaitsFor != "" && (v.Error != "" || v.State == rotation.StateAlarm) {
 			fmt.Fprintf(w, "  others wait for it: %s\n", v.WaitsFor)
 		}
 		for _, r := range v.Remarks {

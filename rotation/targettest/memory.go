@@ -33,6 +33,8 @@ type Memory struct {
 	Read func(services []string) (map[string]rotation.Readers, error)
 	// Unreachable, where set, is the error of Observe.
 	Unreachable func(service string) error
+	// Unwatched, where set, is the error of Watch.
+	Unwatched error
 }
 
 var _ rotation.Target = (*Memory)(nil)
@@ -112,6 +114,9 @@ func (m *Memory) tell(service string) {
 
 // Watch implements [rotation.Target].
 func (m *Memory) Watch(ctx context.Context, _ []string, changed func(string)) error {
+	if m.Unwatched != nil {
+		return m.Unwatched
+	}
 	m.mu.Lock()
 	m.watchers = append(m.watchers, func(service string) {
 		if ctx.Err() == nil {

@@ -169,7 +169,7 @@ func incidentByHand(t *testing.T, k *kubernetes) {
 	p = m.Start() // what it waits for survives
 	m.awaitStatus(p, "taking over envoy: waits for nobody is seen to read it")
 	m.awaitUnion(p, sets)
-	if a := m.Run("adopt", "envoy", "--config", m.Config(), "--continue"); a.Code != 0 || !strings.Contains(a.Stdout, "readers of envoy that hold its old ca.crt will refuse") {
+	if a := m.Run("adopt", "envoy", "--config", m.Config(), "--continue"); a.Code != 0 || !strings.Contains(a.Stdout, "readers of envoy that do not trust our root yet will refuse the new leaves of bookapi, bookapi-mcp-server, envoy, pgadmin, with CERTIFICATE_VERIFY_FAILED") {
 		t.Errorf("meshca adopt envoy --continue: %d %s%s", a.Code, a.Stdout, a.Stderr)
 	}
 	m.awaitStatus(p, "taking over pgadmin: waits for")

@@ -112,7 +112,8 @@ func testShapes(t *testing.T, k *kubernetes) {
 	}
 }
 
-// testLeft: what is not ours to write is named and left alone. Others whose CA it trusts are not signed anew then.
+// testLeft: what is not ours to write is named and left alone. Others whose CA it trusts are not signed anew then, but
+// by an operator's word.
 func testLeft(t *testing.T, k *kubernetes) {
 	f := newForeignCA(t)
 	left := refusedShapes(t, f)
@@ -129,10 +130,39 @@ func testLeft(t *testing.T, k *kubernetes) {
 	if s, _ := m.Status(); s.Of("envoy").State != "taking over" {
 		t.Errorf("envoy is %+v", s.Of("envoy"))
 	}
+	m.goOnWithout(p, left)
 	for service := range left {
 		k.do(t, http.MethodDelete, secretPath(m.namespace, service), nil)
 	}
 	m.AwaitSigned(p)
+}
+
+// goOnWithout has an operator say that nobody need wait for what is left alone: first for one, then for all.
+func (m *clusterMesh) goOnWithout(p *Process, left map[string]leftShape) {
+	if plan := m.Run("adopt", "--config", m.Config()); !strings.Contains(plan.Stdout, "others wait for it: its place is left alone") ||
+		!strings.Contains(plan.Stdout, "its leaf is signed anew when these are ready: cert-manager, external, immutable") {
+		m.t.Errorf("meshca adopt does not say who waits for whom:\n%s", plan.Stdout)
+	}
+	const refuse = "readers of %s that do not trust our root yet will refuse the new leaves of envoy, with CERTIFICATE_VERIFY_FAILED"
+	one := m.Run("adopt", "immutable", "--config", m.Config(), "--continue")
+	if one.Code != 0 || !strings.Contains(one.Stdout, fmt.Sprintf(refuse, "immutable")) ||
+		!strings.Contains(one.Stdout, "signed anew when these are ready too: cert-manager, external, owned, sealed\n") {
+		m.t.Errorf("meshca adopt immutable --continue: %d\n%s%s", one.Code, one.Stdout, one.Stderr)
+	}
+	m.AwaitSweep(p)
+	if s, _ := m.Status(); s.Of("envoy").State != "taking over" {
+		m.t.Errorf("envoy is %+v", s.Of("envoy"))
+	}
+	all := m.Run("adopt", "--config", m.Config(), "--continue")
+	for service := range left {
+		if said := strings.Contains(all.Stdout, fmt.Sprintf(refuse, service)); all.Code != 0 || said == (service == "immutable") {
+			m.t.Errorf("meshca adopt --continue: %d, of %s:\n%s%s", all.Code, service, all.Stdout, all.Stderr)
+		}
+	}
+	m.AwaitState(p, "envoy", "kept")
+	if s, _ := m.Status(); s.Of("immutable").State != "refused" {
+		m.t.Errorf("immutable is %+v", s.Of("immutable"))
+	}
 }
 
 // makeShape makes the Secret of a service.
