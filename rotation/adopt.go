@@ -77,7 +77,7 @@ func (e *Engine) parties(found map[string]Seen, now time.Time) (parties []*party
 		}
 		if seen.Leaf != nil {
 			if leaf, _ := usable(seen, now); leaf != LeafNone {
-				p.chains = append(p.chains, certificates(seen.Cert))
+				p.chains = append(p.chains, presented(seen.Cert))
 			}
 		}
 		parties = append(parties, p)

@@ -337,7 +337,7 @@ func firstCertificate(data []byte) *x509.Certificate {
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+		cert, err := verify.ParseCertificate(block.Bytes)
 		if err != nil {
 			return nil
 		}

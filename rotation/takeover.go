@@ -89,7 +89,7 @@ func (s *State) renewedElsewhere(w World, seen Seen, now time.Time) bool {
 		return false
 	}
 	trusted := w.Authority.BundleFor(s.Service).Certificates()
-	return len(paths(certificates(seen.Cert), trusted, now)) > 0
+	return len(paths(presented(seen.Cert), trusted, now)) > 0
 }
 
 const takeoverPrefix = "takeover/"
@@ -154,7 +154,7 @@ func (t *Takeover) accepted(leaf *x509.Certificate, until time.Time, renewAt flo
 // live are the chains of other CAs that the service's processes may present at now.
 func (t *Takeover) live(now time.Time) (chains [][]*x509.Certificate) {
 	for _, data := range t.Chains {
-		if chain := certificates(data); len(chain) > 0 && !now.After(chain[0].NotAfter) {
+		if chain := presented(data); len(chain) > 0 && !now.After(chain[0].NotAfter) {
 			chains = append(chains, chain)
 		}
 	}
