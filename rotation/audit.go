@@ -461,7 +461,7 @@ func usable(seen Seen, now time.Time) (FoundLeaf, string) {
 		return LeafBroken, "not valid before " + leaf.NotBefore.UTC().Format(time.RFC3339)
 	case len(seen.Key) == 0:
 		return LeafBroken, KeyFile + " is missing"
-	case len(seen.Cert) > maxChain || len(seen.Key) > maxKey:
+	case len(presented(seen.Cert)) == 0 || len(seen.Key) > maxKey:
 		return LeafBroken, "larger than certificates and keys are"
 	}
 	if _, err := tls.X509KeyPair(seen.Cert, seen.Key); err != nil {
@@ -481,12 +481,6 @@ func certificates(data []byte) (certs []*x509.Certificate) {
 		}
 	}
 	return certs
-}
-
-// presented are the certificates of a tls.crt, as far as they are verified.
-func presented(data []byte) []*x509.Certificate {
-	certs := certificates(data)
-	return certs[:min(len(certs), maxPresented)]
 }
 
 // describeAnchor tells of a foreign anchor and of why it is in the bundle.
