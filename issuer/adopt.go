@@ -2,7 +2,10 @@ package issuer
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
 
 	"github.com/meshca/meshca/store"
 )
@@ -10,9 +13,15 @@ import (
 // ReasonAdopted is the reason in the record of a leaf that another CA signed.
 const ReasonAdopted = "adopted"
 
-// Adopt records, in the transaction, the leaf of another CA that a service holds, with the chain as it stands
-// in tls.crt. From then on it is the service's current leaf, until one is issued.
-func Adopt(w store.Writer, service string, leaf *x509.Certificate, chain []byte, epoch uint64) error {
+// Adopt records, in the transaction, the leaf of another CA that a service holds: its chain, leaf first, and of the
+// tls.crt that was found only what tells it from another one, since a file may hold the key as well. From then on it
+// is the service's current leaf, until one is issued. A leaf that comes back has one record all the same.
+func Adopt(w store.Writer, service string, chain []*x509.Certificate, file []byte, epoch uint64) error {
+	leaf := chain[0]
+	key := KeyString(leaf.RawSubjectPublicKeyInfo)
+	if err := forget(w, service, key, leaf); err != nil {
+		return err
+	}
 	return appendRecord(w, &Record{
 		Serial:    SerialString(leaf),
 		Service:   service,
@@ -20,13 +29,52 @@ func Adopt(w store.Writer, service string, leaf *x509.Certificate, chain []byte,
 		IssuedAt:  leaf.NotBefore.UTC(),
 		NotBefore: leaf.NotBefore.UTC(),
 		NotAfter:  leaf.NotAfter.UTC(),
-		Key:       KeyString(leaf.RawSubjectPublicKeyInfo),
+		Key:       key,
 		Reason:    ReasonAdopted,
 		State:     Delivered,
 		Cert:      leaf.Raw,
-		Chain:     bytes.Clone(chain),
+		Chain:     EncodeChain(chain),
+		Found:     fileSum(file),
 	})
 }
+
+// forget deletes the service's record of an adopted leaf, if there is one.
+func forget(w store.Writer, service, key string, leaf *x509.Certificate) error {
+	var before []*Record
+	for index := range w.Scan(store.Prefix(keyPrefix + key + "/")) {
+		seq, err := seqOf(index)
+		if err != nil {
+			return err
+		}
+		record, err := getRecord(w, seq)
+		if err != nil {
+			return err
+		}
+		if record.Adopted() && record.Service == service && bytes.Equal(record.Cert, leaf.Raw) {
+			before = append(before, record)
+		}
+	}
+	for _, record := range before {
+		deleteRecord(w, record)
+	}
+	return nil
+}
+
+// EncodeChain writes certificates as PEM, and nothing else.
+func EncodeChain(chain []*x509.Certificate) (encoded []byte) {
+	for _, c := range chain {
+		encoded = append(encoded, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return encoded
+}
+
+func fileSum(file []byte) string {
+	sum := sha256.Sum256(file)
+	return hex.EncodeToString(sum[:])
+}
+
+// IsAsFound says whether the file is the tls.crt that was found with an adopted leaf.
+func (r *Record) IsAsFound(file []byte) bool { return r.Adopted() && r.Found == fileSum(file) }
 
 // Adopted says whether another CA signed the certificate.
 func (r *Record) Adopted() bool { return r.Issuing == 0 }

@@ -63,7 +63,7 @@ func (l *Leaf) Record() Record { return l.record }
 func (l *Leaf) Certificate() *x509.Certificate { return l.cert }
 
 // Chain is the PEM of leaf and issuing CA: what a server presents, the content of tls.crt. Of a leaf that
-// another CA signed it is what was found.
+// another CA signed it is the certificates that were found.
 func (l *Leaf) Chain() []byte { return bytes.Clone(l.chain) }
 
 // ErrUnknownService is what Issue wraps where the catalogue has no such service.

@@ -37,7 +37,8 @@ type Record struct {
 	Reason    string    `json:"reason"`
 	State     State     `json:"state"`
 	Cert      []byte    `json:"cert"`            // DER
-	Chain     []byte    `json:"chain,omitempty"` // tls.crt as it was found, where another CA signed the leaf
+	Chain     []byte    `json:"chain,omitempty"` // PEM of the certificates of tls.crt, where another CA signed the leaf
+	Found     string    `json:"found,omitempty"` // SHA-256 of that tls.crt, hexadecimal
 }
 
 // The keys: a record under its sequence number, and four indexes that lead to it. Numbers are written so
@@ -95,6 +96,13 @@ func putRecord(w store.Writer, r *Record) error {
 	}
 	w.Put(recordKey(r.Seq), value)
 	return nil
+}
+
+func deleteRecord(w store.Writer, r *Record) {
+	for _, key := range r.indexKeys() {
+		w.Delete(key)
+	}
+	w.Delete(recordKey(r.Seq))
 }
 
 // seqOf reads the sequence number at the end of a record's or an index's key.
@@ -210,10 +218,7 @@ func (i *Issuer) Prune(before time.Time, limit int) (pruned int, err error) {
 			if err != nil {
 				return err
 			}
-			for _, key := range record.indexKeys() {
-				w.Delete(key)
-			}
-			w.Delete(recordKey(seq))
+			deleteRecord(w, record)
 		}
 		return nil
 	})

@@ -76,8 +76,9 @@ func (e *Engine) parties(found map[string]Seen, now time.Time) (parties []*party
 			p.chains = s.taken.live(now)
 		}
 		if seen.Leaf != nil {
-			if leaf, _ := usable(seen, now); leaf != LeafNone {
-				p.chains = append(p.chains, certificates(seen.Cert))
+			chain := presented(seen.Cert)
+			if leaf, _ := usable(seen, now); leaf != LeafNone && len(chain) > 0 {
+				p.chains = append(p.chains, chain)
 			}
 		}
 		parties = append(parties, p)
@@ -106,7 +107,7 @@ func (e *Engine) adopt(found map[string]Seen, now time.Time) (changed bool, err 
 			if t.Leaf != LeafUsable {
 				continue
 			}
-			if err := issuer.Adopt(w, name, found[name].Leaf, found[name].Cert, authority.Epoch()); err != nil {
+			if err := issuer.Adopt(w, name, presented(found[name].Cert), found[name].Cert, authority.Epoch()); err != nil {
 				return err
 			}
 		}

@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -26,12 +27,18 @@ type party struct {
 
 // An audit finds which trust anchors of other CAs must be in which ca.crt, so that nobody who is accepted is
 // refused after our root has come and the rest has gone. It is pure.
+//
+// What it reads may be made to keep it busy, so its work is bounded: a ca.crt that is too much to be judged stays
+// whole with those who have it.
 type audit struct {
 	parties []*party
 	ours    []*x509.Certificate // our roots, which every ca.crt gets
 	now     time.Time
 	needs   map[string]*needed   // by DER
 	until   map[string]time.Time // by a leaf's DER: until when anybody accepts it
+	// Contents of ca.crt, by identity: those that were not judged, and what the others accept.
+	whole  map[string]bool
+	judged map[string]*trust
 }
 
 // needed is an anchor that stays, and whose live leaves chain to it.
@@ -40,32 +47,70 @@ type needed struct {
 	fixed bool // it was for some services only before
 }
 
-// maxCertificates bounds what is read of one file: as many as the biggest collections of the web's roots hold.
-const maxCertificates = 1000
+const (
+	// maxCertificates bounds what is read of one file: as many as the biggest collections of the web's roots hold.
+	maxCertificates = 1000
+	// maxPresented bounds what is verified of a chain: ten are many, and each may stand below each.
+	maxPresented = 16
+	// maxNamesakes bounds how many anchors of one subject a ca.crt may hold to be judged: each is tried for each leaf
+	// of that issuer.
+	maxNamesakes = 16
+	// maxNeeds and maxNeedsSize, in bytes of DER, bound the anchors that one ca.crt may bring into those of all.
+	maxNeeds     = 32
+	maxNeedsSize = 64 << 10
+	// maxUnion bounds the anchors that all get, in bytes of DER: a Secret holds 1 MiB.
+	maxUnion = 256 << 10
+)
 
 // newAudit finds the needs. known are the anchors that are in the bundle already: they stay. blind says that
 // there are places that could not be read: then no service's trust is taken away.
 func newAudit(parties []*party, ours []*x509.Certificate, known []ca.Anchor, blind bool, now time.Time) *audit {
-	a := &audit{parties: parties, ours: ours, now: now, needs: make(map[string]*needed), until: make(map[string]time.Time)}
+	a := &audit{parties: parties, ours: ours, now: now,
+		needs: make(map[string]*needed), until: make(map[string]time.Time), whole: make(map[string]bool), judged: make(map[string]*trust)}
 	for _, anchor := range known {
 		a.needs[string(anchor.Certificate.Raw)] = &needed{Anchor: anchor, fixed: len(anchor.Only) > 0}
 	}
 	times := a.beginnings()
 	for _, held := range a.distinct() {
-		for _, p := range parties {
-			for _, chain := range p.chains {
-				for _, at := range times {
-					end := a.follow(p.service, chain, held, at)
-					leaf := string(chain[0].Raw)
-					a.until[leaf] = later(a.until[leaf], end)
+		a.study(held, times)
+	}
+	if blind {
+		a.keepAll(func(*party) bool { return true })
+	}
+	return a
+}
+
+// study notes which anchors of one ca.crt the live leaves need, and until when it accepts them. Of one that is too
+// much to be judged nothing is left out, and nothing is brought to others.
+func (a *audit) study(held []*x509.Certificate, times []time.Time) {
+	found := newSearch(held)
+	users := make(map[string][]string)
+	for _, p := range a.parties {
+		for _, chain := range p.chains {
+			for _, at := range times {
+				first := paths(chain, held, at)
+				leaf := string(chain[0].Raw)
+				a.until[leaf] = later(a.until[leaf], lasts(first))
+				if found.tooMuch() {
+					break // now is enough to know whether anybody accepts it
+				}
+				for _, end := range found.follow(first, chain, at) {
+					users[end] = append(users[end], p.service)
 				}
 			}
 		}
 	}
-	if blind {
-		a.keepAll()
+	if found.tooMuch() {
+		id := identity(held)
+		a.whole[id] = true
+		a.keepAll(func(p *party) bool { return identity(p.held) == id })
+		return
 	}
-	return a
+	for end, services := range users {
+		for _, service := range services {
+			a.need(found.ends[end], service)
+		}
+	}
 }
 
 // beginnings are now, and when certificates become valid that are not yet: what is accepted only then counts too.
@@ -127,30 +172,97 @@ func (a *audit) distinct() (all [][]*x509.Certificate) {
 	return all
 }
 
+// identity is the same for the same certificates in the same order.
 func identity(certs []*x509.Certificate) string {
-	var id strings.Builder
+	h := sha256.New()
 	for _, c := range certs {
-		id.Write(c.Raw)
+		h.Write(c.Raw) // DER says where it ends
 	}
-	return id.String()
+	return string(h.Sum(nil))
 }
 
-// follow notes the anchors among held at which a path from the chain ends, and says until when the longest-lived
-// path holds. Some verifiers want a path to end in a self-signed certificate: from an anchor that is not, they
-// go on.
-func (a *audit) follow(service string, chain, held []*x509.Certificate, at time.Time) (until time.Time) {
-	for _, path := range paths(chain, held, at) {
-		end := path[len(path)-1]
-		a.need(end, service)
-		lasts := end.NotAfter
-		for _, c := range path {
-			lasts = earlier(lasts, c.NotAfter)
+// A search is for the anchors of one ca.crt at which paths end.
+type search struct {
+	held    []*x509.Certificate
+	crowded bool                         // more of one name than are tried
+	size    int                          // of ends, in bytes
+	ends    map[string]*x509.Certificate // found so far, by DER
+	next    map[step][]*x509.Certificate // where the ways on from an anchor end
+}
+
+// A step goes on from an anchor: the same way for all leaves that are presented with the same certificates.
+type step struct {
+	from, presented string
+	at              int64
+}
+
+func newSearch(held []*x509.Certificate) *search {
+	s := &search{held: held, ends: make(map[string]*x509.Certificate), next: make(map[step][]*x509.Certificate)}
+	count := make(map[string]int)
+	for _, c := range held {
+		name := string(c.RawSubject)
+		count[name]++
+		s.crowded = s.crowded || count[name] > maxNamesakes
+	}
+	return s
+}
+
+// tooMuch says whether the search is given up: certificates that sign each other in a circle, and many of one
+// name, have more paths than can be walked.
+func (s *search) tooMuch() bool {
+	return s.crowded || len(s.ends) > maxNeeds || s.size > maxNeedsSize
+}
+
+// follow lists the anchors, by DER, at which the chain's paths end, each once. Some verifiers want a path to end in
+// a self-signed certificate: from an anchor that is not, they go on.
+func (s *search) follow(first [][]*x509.Certificate, chain []*x509.Certificate, at time.Time) (ends []string) {
+	open := lastOf(first)
+	for seen := make(map[string]bool); len(open) > 0 && len(s.ends) <= maxNeeds; {
+		end := open[0]
+		open = open[1:]
+		id := string(end.Raw)
+		if seen[id] {
+			continue
 		}
-		until = later(until, lasts)
+		if s.ends[id] == nil {
+			s.size += len(id)
+		}
+		seen[id], s.ends[id] = true, end
+		ends = append(ends, id)
+		open = append(open, s.after(end, chain, at)...)
+	}
+	return ends
+}
+
+// after are the anchors at which the ways on from one end.
+func (s *search) after(end *x509.Certificate, chain []*x509.Certificate, at time.Time) []*x509.Certificate {
+	key := step{string(end.Raw), identity(chain[1:]), at.Unix()}
+	next, known := s.next[key]
+	if !known {
 		if !ca.SelfSigned(end) {
-			rest := slices.DeleteFunc(slices.Clone(held), end.Equal)
-			a.follow(service, append([]*x509.Certificate{end}, chain[1:]...), rest, at)
+			rest := slices.DeleteFunc(slices.Clone(s.held), end.Equal)
+			next = lastOf(paths(append([]*x509.Certificate{end}, chain[1:]...), rest, at))
 		}
+		s.next[key] = next
+	}
+	return next
+}
+
+func lastOf(paths [][]*x509.Certificate) (ends []*x509.Certificate) {
+	for _, path := range paths {
+		ends = append(ends, path[len(path)-1])
+	}
+	return ends
+}
+
+// lasts says until when the longest-lived of the paths holds.
+func lasts(paths [][]*x509.Certificate) (until time.Time) {
+	for _, path := range paths {
+		end := path[0].NotAfter
+		for _, c := range path {
+			end = earlier(end, c.NotAfter)
+		}
+		until = later(until, end)
 	}
 	return until
 }
@@ -189,11 +301,14 @@ func (a *audit) need(c *x509.Certificate, service string) {
 	}
 }
 
-// keepAll notes all that is held and has not expired as needed.
-func (a *audit) keepAll() {
+// keepAll notes all that some parties hold and that has not expired as needed.
+func (a *audit) keepAll(by func(*party) bool) {
 	for _, p := range a.parties {
+		if p.fixed || !by(p) {
+			continue
+		}
 		for _, c := range p.held {
-			if !p.fixed && !a.now.After(c.NotAfter) {
+			if !a.now.After(c.NotAfter) {
 				a.need(c, "")
 			}
 		}
@@ -210,12 +325,22 @@ func (a *audit) anchors() []ca.Anchor {
 		func(n *needed) bool { return a.named(n) > 1 || !ca.SelfSigned(n.Certificate) },
 		func(*needed) bool { return true },
 	} {
-		if list := a.place(apart); !a.worse(list) {
+		if list := a.place(apart); common(list) <= maxUnion && !a.worse(list) {
 			return list
 		}
 	}
-	a.keepAll()
+	a.keepAll(func(*party) bool { return true })
 	return a.place(func(*needed) bool { return true })
+}
+
+// common is the size of the anchors that all get.
+func common(list []ca.Anchor) (size int) {
+	for _, anchor := range list {
+		if len(anchor.Only) == 0 {
+			size += len(anchor.Certificate.Raw)
+		}
+	}
+	return size
 }
 
 // named counts the needed anchors of the same subject.
@@ -259,35 +384,67 @@ func (a *audit) holders(n *needed) (only []string, order map[string]int) {
 }
 
 // worse says whether anybody would refuse what it accepts now, or would have accepted later, had every ca.crt that
-// is ours to write the anchors of the list.
+// is ours to write the anchors of the list. Who keeps all that it has is not asked.
 func (a *audit) worse(list []ca.Anchor) bool {
-	done, next, times := make(map[string]bool), make(map[string]*verify.Trust), a.turns()
+	done, next, times := make(map[string]bool), make(map[string]*trust), a.turns()
 	bundles := ca.NewBundles(a.ours, list)
 	for _, p := range a.parties {
 		after := bundles.For(p.service)
-		sum, id := after.SHA256(), after.SHA256()+identity(p.held)
-		if next[sum] == nil {
-			next[sum] = verify.NewTrust(after.Certificates())
-		}
-		if !p.fixed && !done[id] && a.refusesMore(verify.NewTrust(p.held), next[sum], times) {
-			return true
+		old := identity(p.held)
+		sum, id := after.SHA256(), after.SHA256()+old
+		if p.fixed || a.whole[old] || done[id] {
+			continue
 		}
 		done[id] = true
+		if next[sum] == nil {
+			next[sum] = newTrust(after.Certificates())
+		}
+		if a.judged[old] == nil {
+			a.judged[old] = newTrust(p.held)
+		}
+		if a.refusesMore(a.judged[old], next[sum], times) {
+			return true
+		}
 	}
 	return false
 }
 
-func (a *audit) refusesMore(old, next *verify.Trust, times []time.Time) bool {
+func (a *audit) refusesMore(old, next *trust, times []time.Time) bool {
 	for _, q := range a.parties {
 		for _, chain := range q.chains {
 			for _, at := range times {
-				if had := old.Accepts(chain, at); had != 0 && had.Except(next.Accepts(chain, at)) != 0 {
+				if had := old.accepts(chain, at); had != 0 && had.Except(next.accepts(chain, at)) != 0 {
 					return true
 				}
 			}
 		}
 	}
 	return false
+}
+
+// A trust answers each question once.
+type trust struct {
+	*verify.Trust
+	answers map[question]verify.Verifiers
+}
+
+type question struct {
+	leaf *x509.Certificate // stands for the chain
+	at   int64
+}
+
+func newTrust(anchors []*x509.Certificate) *trust {
+	return &trust{verify.NewTrust(anchors), make(map[question]verify.Verifiers)}
+}
+
+func (t *trust) accepts(chain []*x509.Certificate, at time.Time) verify.Verifiers {
+	q := question{chain[0], at.Unix()}
+	answer, known := t.answers[q]
+	if !known {
+		answer = t.Accepts(chain, at)
+		t.answers[q] = answer
+	}
+	return answer
 }
 
 // usable judges the leaf that was found, by itself.
@@ -304,7 +461,7 @@ func usable(seen Seen, now time.Time) (FoundLeaf, string) {
 		return LeafBroken, "not valid before " + leaf.NotBefore.UTC().Format(time.RFC3339)
 	case len(seen.Key) == 0:
 		return LeafBroken, KeyFile + " is missing"
-	case len(seen.Cert) > maxChain || len(seen.Key) > maxKey:
+	case len(presented(seen.Cert)) == 0 || len(seen.Key) > maxKey:
 		return LeafBroken, "larger than certificates and keys are"
 	}
 	if _, err := tls.X509KeyPair(seen.Cert, seen.Key); err != nil {
@@ -319,7 +476,7 @@ func certificates(data []byte) (certs []*x509.Certificate) {
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
-		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+		if cert, err := verify.ParseCertificate(block.Bytes); err == nil {
 			certs = append(certs, cert)
 		}
 	}

@@ -310,7 +310,7 @@ func (e *Engine) act(ctx context.Context, s *service, w World, action Action, se
 	}
 	m := Material{CA: w.Authority.BundleFor(s.Service).PEM(), Mark: s.mark(w), Form: s.form}
 	if key != nil {
-		m.Cert, m.Key = s.Leaf.Chain(), key
+		m.Cert, m.Key = s.chain(seen), key
 		if err := e.checks.check(&m, now, s.usages()...); err != nil {
 			return fmt.Errorf("not written: %w", err)
 		}

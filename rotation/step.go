@@ -237,7 +237,7 @@ func (s *State) mark(w World) Mark {
 func compare(s State, w World, seen Seen) []Deviation {
 	var found []Deviation
 	if s.Leaf != nil && !s.waitsBroken(seen) {
-		if chain := s.Leaf.Chain(); !bytes.Equal(seen.Cert, chain) {
+		if chain := s.chain(seen); !bytes.Equal(seen.Cert, chain) {
 			found = append(found, Deviation{CertFile, describe(seen.Cert, chain), describe(chain, nil)})
 		}
 		if key, ok := s.key(seen); !ok {
@@ -337,7 +337,7 @@ func firstCertificate(data []byte) *x509.Certificate {
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+		cert, err := verify.ParseCertificate(block.Bytes)
 		if err != nil {
 			return nil
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/store"
 )
 
@@ -25,7 +26,7 @@ type Takeover struct {
 	NotAfter  time.Time `json:"notAfter,omitzero"`   // until when anybody accepts the leaf
 	Continued bool      `json:"continued,omitempty"` // an operator has said that its readers need not be waited for
 	Trusts    bool      `json:"trusts,omitempty"`    // its ca.crt held certificates: its readers accept others by them
-	Chains    [][]byte  `json:"chains,omitempty"`    // other CAs' that its processes may present, as found in tls.crt
+	Chains    [][]byte  `json:"chains,omitempty"`    // other CAs' that its processes may present, PEM
 
 	Placed bool `json:"placed,omitempty"` // the union has been in place: what is not as it should be is somebody's doing
 	// Since when its ca.crt holds our root, by our clock and by the target's. Zero: it does not, or it is not known.
@@ -89,7 +90,7 @@ func (s *State) renewedElsewhere(w World, seen Seen, now time.Time) bool {
 		return false
 	}
 	trusted := w.Authority.BundleFor(s.Service).Certificates()
-	return len(paths(certificates(seen.Cert), trusted, now)) > 0
+	return len(paths(presented(seen.Cert), trusted, now)) > 0
 }
 
 const takeoverPrefix = "takeover/"
@@ -115,10 +116,33 @@ func getTakeover(r store.Reader, service string) (*Takeover, error) {
 	return t, nil
 }
 
+// chain is the recorded leaf's tls.crt, as it is written. Of one that another CA signed the store has the
+// certificates alone; where the file is the one that was found, it stays: whoever reads it may want it in the form
+// that it has, with the key in it for instance.
+func (s *State) chain(seen Seen) []byte {
+	if record := s.Leaf.Record(); record.IsAsFound(seen.Cert) {
+		return seen.Cert
+	}
+	return s.Leaf.Chain()
+}
+
 const (
-	maxChain  = 128 << 10 // of the tls.crt of another CA that the store keeps, in bytes
-	maxChains = 4         // of one service that the store keeps, the newest
+	maxChain  = 16 << 10 // of the tls.crt of another CA that is verified and kept, in bytes of PEM
+	maxChains = 4        // of one service that the store keeps, the newest
 )
+
+// presented are the certificates of a tls.crt, leaf first, as far as they are verified and kept.
+func presented(data []byte) (chain []*x509.Certificate) {
+	size := 0
+	for _, c := range certificates(data) {
+		size += len(issuer.EncodeChain([]*x509.Certificate{c}))
+		if len(chain) == maxPresented || size > maxChain {
+			break
+		}
+		chain = append(chain, c)
+	}
+	return chain
+}
 
 // begin makes the record of a place that is taken over, or goes on with it where another leaf has come there.
 func begin(before *Takeover, seen Seen, now time.Time) *Takeover {
@@ -129,8 +153,9 @@ func begin(before *Takeover, seen Seen, now time.Time) *Takeover {
 	}
 	t.Leaf, t.Why = usable(seen, now)
 	t.Trusts = t.Trusts || len(certificates(seen.CA)) > 0
-	if t.Leaf != LeafNone && len(seen.Cert) <= maxChain {
-		t.Chains = append(slices.Clone(t.Chains), bytes.Clone(seen.Cert))
+	if chain := issuer.EncodeChain(presented(seen.Cert)); t.Leaf != LeafNone && len(chain) > 0 {
+		others := slices.DeleteFunc(slices.Clone(t.Chains), func(c []byte) bool { return bytes.Equal(c, chain) })
+		t.Chains = append(others, chain)
 		t.Chains = t.Chains[max(0, len(t.Chains)-maxChains):]
 	}
 	return t
@@ -154,7 +179,7 @@ func (t *Takeover) accepted(leaf *x509.Certificate, until time.Time, renewAt flo
 // live are the chains of other CAs that the service's processes may present at now.
 func (t *Takeover) live(now time.Time) (chains [][]*x509.Certificate) {
 	for _, data := range t.Chains {
-		if chain := certificates(data); len(chain) > 0 && !now.After(chain[0].NotAfter) {
+		if chain := presented(data); len(chain) > 0 && !now.After(chain[0].NotAfter) {
 			chains = append(chains, chain)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -16,6 +17,8 @@ const (
 	// maxRSABits is what crypto/tls takes. Above it a signature check takes time that grows with the cube of
 	// the size, which a file of 1 MiB could make hours.
 	maxRSABits = 8192
+	// maxRSAExponent is what crypto/rsa takes: the time grows with its length too.
+	maxRSAExponent = 1<<31 - 1
 	// maxKey is above any private key of maxRSABits.
 	maxKey = 8 << 10
 )
@@ -109,14 +112,31 @@ func (b block) certificate() (*x509.Certificate, *problem) {
 	if p != nil {
 		return nil, p
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
+	cert, err := ParseCertificate(der)
+	switch {
+	case cert == nil:
 		return nil, &problem{BadCertificate, "has a CERTIFICATE block that is not a certificate" + parseError(err)}
-	}
-	if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSABits {
-		return nil, &problem{BadCertificate, fmt.Sprintf("has a certificate with an RSA key of %d bits, TLS libraries take at most %d", key.N.BitLen(), maxRSABits)}
+	case err != nil:
+		return nil, &problem{BadCertificate, "has a certificate with " + err.Error()}
 	}
 	return cert, nil
+}
+
+// ParseCertificate parses what somebody else has written. A certificate whose key would make a check of its signatures
+// last is returned with an error that says so: nobody should verify anything with it.
+func ParseCertificate(der []byte) (*x509.Certificate, error) {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := cert.PublicKey.(*rsa.PublicKey)
+	switch {
+	case ok && key.N.BitLen() > maxRSABits:
+		err = fmt.Errorf("an RSA key of %d bits, TLS libraries take at most %d", key.N.BitLen(), maxRSABits)
+	case ok && key.E > maxRSAExponent:
+		err = errors.New("an RSA key whose exponent has more than 31 bits, which TLS libraries do not take")
+	}
+	return cert, err
 }
 
 // parseError gives what crypto/x509 said, unless that quotes the file.

@@ -1,0 +1,144 @@
+package rotation_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/meshca/meshca/issuer"
+	"github.com/meshca/meshca/rotation"
+	"github.com/meshca/meshca/store"
+)
+
+// entries are all keys and values of the store, with what JSON carries in base64 readable.
+func (w *world) entries(t *testing.T) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	err := w.Store.View(func(r store.Reader) error {
+		for key, value := range r.Scan(store.Range{}) {
+			var v any
+			if json.Unmarshal(value, &v) == nil {
+				all[key] = readable(v)
+			} else {
+				all[key] = string(value)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func readable(v any) string {
+	var b strings.Builder
+	switch v := v.(type) {
+	case string:
+		b.WriteString(v)
+		if decoded, err := base64.StdEncoding.DecodeString(v); err == nil {
+			b.Write(decoded)
+		}
+	case []any:
+		for _, e := range v {
+			b.WriteString(readable(e))
+		}
+	case map[string]any:
+		for key, e := range v {
+			fmt.Fprintf(&b, "%s: %s\n", key, readable(e))
+		}
+	default:
+		fmt.Fprint(&b, v)
+	}
+	return b.String()
+}
+
+// TestKeyInTheChain: a tls.crt that holds the key too, as HAProxy reads it, stays as it is while nobody writes there,
+// and what the store has of it is its certificates.
+func TestKeyInTheChain(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.target.Change("envoy", func(o *rotation.Observation) {
+			o.Cert = append([]byte("# made by hand\n"), append(o.Cert, o.Key...)...)
+		})
+		m.target.Change("search", func(o *rotation.Observation) { o.Cert = append(o.Cert, o.Key...) }) // whose key is not its leaf's
+		certificates := m.was["envoy"].Cert
+		m.was = m.target.Copy()
+		stop := m.run(t)
+		defer stop()
+		m.wantUnion(t)
+		for what, change := range map[string]func(*rotation.Observation){
+			"ca.crt removed": func(o *rotation.Observation) { o.CA = nil },
+			"mark removed":   func(o *rotation.Observation) { o.Mark = nil },
+		} {
+			m.target.Change("envoy", change)
+			synctest.Wait()
+			m.wantUnion(t)
+			if t.Failed() {
+				t.Fatal(what)
+			}
+		}
+		m.target.Change("envoy", func(o *rotation.Observation) { o.Cert = append(o.Cert, "# another line\n"...) })
+		synctest.Wait()
+		if o := m.holds(t, "envoy"); !bytes.Equal(o.Cert, certificates) {
+			t.Errorf("somebody has written in tls.crt, and it is not put back to its certificates:\n%s", o.Cert)
+		}
+		writes := m.target.Writes("envoy")
+		m.wait(10 * time.Minute)
+		if n := m.target.Writes("envoy"); n != writes {
+			t.Errorf("%d more writes though nobody has written", n-writes)
+		}
+		for key, value := range m.entries(t) {
+			if strings.Contains(value, "PRIVATE KEY") {
+				t.Errorf("the store holds a private key under %s", key)
+			}
+		}
+		m.goOn(t, "")
+		m.wantAllAnew(t)
+	})
+}
+
+// TestSameLeafAgain: two leaves of the old CA in turns, each in a file of 128 KiB, cost as much as the two once.
+func TestSameLeafAgain(t *testing.T) {
+	atPeace(t, func(t *testing.T, m *mess) {
+		padding := bytes.Repeat([]byte("# padding\n"), 12<<10)
+		var sets []rotation.Observation
+		for range 2 {
+			m.fill(t, "envoy", m.two.Leaf(t, "envoy", time.Now()), m.two)
+			o := m.holds(t, "envoy")
+			o.Cert = append(o.Cert, padding...)
+			sets = append(sets, o)
+		}
+		size := func() (bytes int) {
+			for _, value := range m.entries(t) {
+				bytes += len(value)
+			}
+			return bytes
+		}
+		before, first := size(), 0
+		for range 10 {
+			for _, o := range sets {
+				m.target.Change("envoy", func(is *rotation.Observation) { is.Cert, is.Key = o.Cert, o.Key })
+				synctest.Wait()
+				m.wait(10 * time.Second)
+				leaf, _, err := issuer.New(m.Store, m.Authority).Current("envoy")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.HasPrefix(o.Cert, leaf.Chain()) {
+					t.Fatalf("the newest record is not of the leaf that is there:\n%s", leaf.Chain())
+				}
+			}
+			if first == 0 {
+				first = size()
+			}
+		}
+		if now := size(); now > first+first/20 || first > before+len(padding) {
+			t.Errorf("the store's values are %d bytes after each leaf has come ten times, %d after once, %d before", now, first, before)
+		}
+	})
+}
