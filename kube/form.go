@@ -88,10 +88,15 @@ func observe(secret *corev1.Secret, service string) rotation.Observation {
 
 // obstacle says why the Secret is not meshca's to write.
 func obstacle(secret *corev1.Secret) rotation.Obstacle {
+	immutable := secret.Immutable != nil && *secret.Immutable
 	if who, hint := foreignOwner(secret); who != "" {
-		return rotation.Obstacle{Reason: "is written by " + who + ": it is not fought over", Hint: hint}
+		o := rotation.Obstacle{Reason: "is written by " + who + ": it is not fought over", Hint: hint}
+		if len(secret.OwnerReferences) == 0 && !immutable {
+			o.Claimant = who
+		}
+		return o
 	}
-	if secret.Immutable != nil && *secret.Immutable {
+	if immutable {
 		return rotation.Obstacle{Reason: "is immutable: nobody can change it",
 			Hint: "delete it when a short gap does no harm: meshca makes it anew at once"}
 	}

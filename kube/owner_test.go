@@ -54,6 +54,27 @@ func TestForeignOwner(t *testing.T) {
 	}
 }
 
+// TestObstacle: what only marks speak for names who claims it; an owner and immutability are facts.
+func TestObstacle(t *testing.T) {
+	marked := metav1.ObjectMeta{Annotations: map[string]string{"cert-manager.io/x": "y"}}
+	owned := marked
+	owned.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "envoy"}}
+	yes := true
+	for name, tt := range map[string]struct {
+		secret   corev1.Secret
+		claimant string
+	}{
+		"marks":               {corev1.Secret{ObjectMeta: marked}, "cert-manager"},
+		"marks and an owner":  {corev1.Secret{ObjectMeta: owned}, ""},
+		"marks and immutable": {corev1.Secret{ObjectMeta: marked, Immutable: &yes}, ""},
+		"immutable":           {corev1.Secret{Immutable: &yes}, ""},
+	} {
+		if o := obstacle(&tt.secret); o.Reason == "" || o.Hint == "" || o.Claimant != tt.claimant {
+			t.Errorf("%s: %+v", name, o)
+		}
+	}
+}
+
 func TestLastAppliedHoldsKeys(t *testing.T) {
 	for applied, want := range map[string]bool{
 		"":              false,

@@ -87,6 +87,8 @@ type service struct {
 	newer     bool // its place is another store's, or newer than the store
 	arrived   bool // its newest leaf is in place, and that is not recorded yet
 	rests     bool // an operator wants it left alone
+	overdue   bool // that its leaf is due and its place is left alone was told
+	claim     Remark
 	remarks   []Remark
 
 	ahead    *looked   // an observation that its turn in this pass uses

@@ -338,3 +338,83 @@ func TestPublished(t *testing.T) {
 		}
 	})
 }
+
+// notices are the texts that were told of a service under the kind.
+func (w *world) notices(name string, kind rotation.NoticeKind) (texts []string) {
+	for _, n := range w.target.Notices() {
+		if n.Service == name && n.Kind == kind {
+			texts = append(texts, n.Text)
+		}
+	}
+	return texts
+}
+
+// TestClaimed: marks of another program, which anybody may set, stop neither healing nor renewal of a place that bears
+// our own; they are told once. Where ours is not proven, the place is refused.
+func TestClaimed(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.sweep = time.Hour
+		stop := w.run(t)
+		defer stop()
+		claim := theirs
+		claim.Claimant = "cert-manager"
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.CA, o.Foreign = []byte("theirs"), claim })
+		synctest.Wait()
+		w.check(t)
+		first := w.serials(t)["pgadmin"]
+		time.Sleep(life)
+		synctest.Wait()
+		w.check(t)
+		s := w.status(t, "pgadmin")
+		if s.State != rotation.StateKept || s.Healed != 1 || s.Serial == first {
+			t.Errorf("not kept: %+v", s)
+		}
+		if len(s.Remarks) != 1 || !strings.Contains(s.Remarks[0].Text, "cert-manager") || s.Remarks[0].Hint != claim.Hint {
+			t.Errorf("the status has remarks %+v", s.Remarks)
+		}
+		if told := w.notices("pgadmin", rotation.NoticeAlarm); len(told) != 1 || !strings.Contains(told[0], "cert-manager") {
+			t.Errorf("told %q", told)
+		}
+		writes := w.target.Writes("pgadmin")
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.CA, o.Mark = []byte("theirs"), nil })
+		synctest.Wait()
+		if s := w.status(t, "pgadmin"); s.State != rotation.StateRefused || w.target.Writes("pgadmin") != writes {
+			t.Errorf("without a mark of ours: %+v", s)
+		}
+	})
+}
+
+// TestLeftAloneIsTold: that a place is left alone is told when it begins, and again when its leaf is due and in each
+// run that should renew it.
+func TestLeftAloneIsTold(t *testing.T) {
+	for kind, change := range map[rotation.NoticeKind]func(*rotation.Observation){
+		rotation.NoticeResting: func(o *rotation.Observation) { o.Rests = "a look" },
+		rotation.NoticeRefused: func(o *rotation.Observation) { o.Foreign = theirs },
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.sweep = time.Hour
+				stop := w.run(t)
+				defer stop()
+				due, ends := w.status(t, "pgadmin").Due, w.status(t, "pgadmin").NotAfter
+				w.target.Change("pgadmin", change)
+				time.Sleep(time.Until(due) - time.Second)
+				synctest.Wait()
+				if told := w.notices("pgadmin", kind); len(told) != 1 || strings.Contains(told[0], "expires") || !kind.Warning() {
+					t.Errorf("told %q", told)
+				}
+				time.Sleep(time.Hour + time.Second)
+				synctest.Wait()
+				told := w.notices("pgadmin", kind)
+				if len(told) != 2 || !strings.Contains(told[1], "its leaf expires at "+ends.UTC().Format(time.RFC3339)+" and is not renewed") {
+					t.Errorf("told %q", told)
+				}
+				time.Sleep(48 * time.Hour)
+				synctest.Wait()
+				if told := w.notices("pgadmin", kind); len(told) != 4 {
+					t.Errorf("told %d times, want also in each of two runs: %q", len(told), told)
+				}
+			})
+		})
+	}
+}

@@ -63,6 +63,7 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 		return err
 	}
 	s.remarks, s.rests = s.remarksOn(seen, now), false
+	e.noteClaim(s, seen)
 	var action Action
 	before := s.State
 	_, s.newer = refuse(s.State, w, seen, now)
@@ -73,14 +74,10 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 		return nil
 	case Wait:
 		s.retryAt = action.Until
-		e.find(s, action.Reason, "find out who writes to "+e.Target.Place(s.Service), false)
+		e.find(s, action.Reason, "find out who writes to "+e.Target.Place(s.Service), "")
 		return nil
-	case Rest:
-		s.rests = true
-		e.leave(s, action)
-		return nil
-	case Refuse:
-		e.leave(s, action)
+	case Rest, Refuse:
+		e.leave(s, w, action, now)
 		return nil
 	case Adopt: // it was not there when the pass began
 		e.changedAgain(s.Service)
@@ -108,9 +105,31 @@ func (e *Engine) note(s *service, seen Seen, now time.Time) error {
 }
 
 // leave lets a place alone: it is looked at when it changes, and in the sweep.
-func (e *Engine) leave(s *service, action Action) {
+func (e *Engine) leave(s *service, w World, action Action, now time.Time) {
 	s.retryAt, s.failures = time.Time{}, 0
-	e.find(s, action.Reason, action.Hint, action.Do == Refuse)
+	kind := NoticeRefused
+	if s.rests = action.Do == Rest; s.rests {
+		kind = NoticeResting
+	}
+	e.find(s, action.Reason, action.Hint, kind)
+	status := e.serviceStatus(s, now)
+	overdue := !status.Due.IsZero() && !now.Before(status.Due)
+	if overdue && (w.Run || !s.overdue) { // again in each run that should renew it: Events do not last
+		text := fmt.Sprintf("its leaf expires at %s and is not renewed, since its place %s", status.NotAfter.UTC().Format(time.RFC3339), action.Reason)
+		e.Log.Warn(text, "service", s.Service, "place", e.Target.Place(s.Service), "hint", action.Hint)
+		e.Target.Tell(Notice{s.Service, kind, text + "; " + action.Hint})
+	}
+	s.overdue = overdue
+}
+
+// noteClaim says, once, that another program's marks have come to a place that is kept all the same.
+func (e *Engine) noteClaim(s *service, seen Seen) {
+	claim := seen.Claim
+	if claim != s.claim && claim != (Remark{}) {
+		e.Log.Warn(claim.Text, "service", s.Service, "place", e.Target.Place(s.Service), "hint", claim.Hint)
+		e.Target.Tell(Notice{s.Service, NoticeAlarm, claim.Text + "; " + claim.Hint})
+	}
+	s.claim = claim
 }
 
 // changedAgain has the service looked at in another pass.
@@ -163,6 +182,9 @@ func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 	}
 	authority := e.Issuer.Authority()
 	seen := Seen{Observation: o, Leaf: firstCertificate(o.Cert), Proven: o.Mark.proven(authority, s.Subject)}
+	if seen.Proven && o.Foreign.Claimant != "" {
+		seen.disregard(o.Foreign)
+	}
 	if seen.Proven {
 		seen.Marked = o.Mark.Serial == "" || s.Leaf != nil && s.Leaf.Record().Serial == o.Mark.Serial
 		if !seen.Marked {
@@ -183,6 +205,14 @@ func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 		seen.Recorded, err = recorded, errors.Join(err, lookup)
 	}
 	return seen, err
+}
+
+// disregard makes a remark of what is no obstacle where our mark is proven.
+func (s *Seen) disregard(o Obstacle) {
+	s.Foreign = Obstacle{}
+	s.Claim = Remark{Hint: o.Hint,
+		Text: "has marks of " + o.Claimant + ", and is kept all the same since meshca's own stamp is on it: what " + o.Claimant + " writes there is put back"}
+	s.Remarks = append(slices.Clone(s.Remarks), s.Claim)
 }
 
 // noteLate corrects the record of a leaf that lies there although it counted as never written: a write that a killed
@@ -465,15 +495,16 @@ func asked(err error) time.Duration {
 	return 0
 }
 
-// find keeps what stands in the way of a service; it is logged once.
-func (e *Engine) find(s *service, finding, hint string, refused bool) {
+// find keeps what stands in the way of a service; it is logged once, and told as a notice of that kind unless it is
+// "".
+func (e *Engine) find(s *service, finding, hint string, kind NoticeKind) {
 	if s.finding != finding {
 		e.Log.Warn(finding, "service", s.Service, "place", e.Target.Place(s.Service), "hint", hint)
-		if refused {
-			e.Target.Tell(Notice{s.Service, NoticeRefused, finding + "; " + hint})
+		if kind != "" {
+			e.Target.Tell(Notice{s.Service, kind, finding + "; " + hint})
 		}
 	}
-	s.finding, s.hint, s.refused = finding, hint, refused
+	s.finding, s.hint, s.refused = finding, hint, kind == NoticeRefused
 }
 
 // settled says, once, that nothing stands in the way any more.

@@ -57,6 +57,7 @@ type Seen struct {
 	Recorded bool              // the store has its record
 	Proven   bool              // the mark was made under this store's seal, for this place
 	Marked   bool              // the store has a record of the leaf that the mark names
+	Claim    Remark            // on another program's marks that are no obstacle, since ours is proven
 }
 
 // An Action is what to do for one service.

@@ -150,7 +150,12 @@ type Observation struct {
 }
 
 // An Obstacle says that a place is not meshca's to write, and how to go on; the zero value is none.
-type Obstacle struct{ Reason, Hint string }
+type Obstacle struct {
+	Reason, Hint string
+	// Claimant is another program where nothing but its marks stands in the way. Anybody may set them, so where our own
+	// mark is proven they are no obstacle: one annotation would end healing and renewal for good.
+	Claimant string
+}
 
 // A Remark is something that people should know of a place and that stands in nobody's way.
 type Remark struct {
@@ -185,11 +190,12 @@ const (
 	NoticeRenewed   NoticeKind = "Renewed"
 	NoticeHealed    NoticeKind = "Healed"
 	NoticeRefused   NoticeKind = "Refused"
+	NoticeResting   NoticeKind = "Resting" // somebody has broken the glass
 	NoticeTakenOver NoticeKind = "TakenOver"
-	NoticeAlarm     NoticeKind = "Alarm" // somebody writes there again and again
+	NoticeAlarm     NoticeKind = "Alarm" // somebody writes there again and again, or claims a place of ours
 )
 
 // Warning says whether somebody should look.
 func (k NoticeKind) Warning() bool {
-	return k == NoticeRefused || k == NoticeAlarm || k == NoticeHealed
+	return k != NoticeIssued && k != NoticeRenewed && k != NoticeTakenOver
 }

@@ -30,6 +30,7 @@ func testGlass(t *testing.T, k *kubernetes) {
 	}
 	k.kubectl(t, "", "-n", m.namespace, "annotate", "secret", "pgadmin-mtls-cert", "meshca.io/break-glass=ticket 42")
 	k.change(t, m.namespace, "bookapi", "oncall", glass(""))
+	m.AwaitEvent(p, "bookapi", "Resting", "service bookapi: rests, since somebody has broken the glass: no reason is given; when that is done: meshca heal --resume bookapi")
 	m.awaitStatus(p, "resting pgadmin: glass/pgadmin-mtls-cert rests, since somebody has broken the glass: ticket 42",
 		"hint: when that is done: meshca heal --resume pgadmin", "resting bookapi: ", "no reason is given")
 	theirs := newForeignCA(t).PEM()
@@ -58,6 +59,49 @@ func testGlass(t *testing.T, k *kubernetes) {
 		t.Errorf("meshca heal, again: %d %s%s", a.Code, a.Stdout, a.Stderr)
 	}
 	k.change(t, m.namespace, "bookapi", "oncall", glass(nil)) // who takes it away by hand has said the same
+	m.AwaitSound(p)
+}
+
+// testClaimed: whatever anybody may write on a Secret of ours to make it look like another program's, it is kept, and
+// that is told. One with an owner is left alone all the same.
+func testClaimed(t *testing.T, k *kubernetes) {
+	m := k.newMesh(t, "claimed", clusterSettings{Services: []string{"annotated", "labelled", "written", "owned"}})
+	p := m.Start()
+	m.AwaitSound(p)
+	theirs := data(caFile, newForeignCA(t).PEM())
+	meta := func(kind string, value any) object {
+		return object{"metadata": object{kind: value}, "data": theirs["data"]}
+	}
+	// The write that is to be healed makes the claim.
+	k.change(t, m.namespace, "annotated", "stranger", meta("annotations", object{"cert-manager.io/x": "y"}))
+	k.change(t, m.namespace, "labelled", "stranger", meta("labels", object{"reconcile.external-secrets.io/managed": "true"}))
+	k.change(t, m.namespace, "written", "cert-manager-x", theirs)
+	for service, who := range map[string]string{"annotated": "cert-manager", "labelled": "External Secrets", "written": "cert-manager"} {
+		p.AwaitLine("healed", "service", service, "file", caFile)
+		e := m.AwaitEvent(p, service, "Alarm", "service "+service+": has marks of "+who+", and is kept all the same")
+		if e.Type != "Warning" {
+			t.Errorf("the Event on %s is %s", service, e.Type)
+		}
+	}
+	m.AwaitSound(p)
+	m.awaitStatus(p, "remark annotated: claimed/annotated-mtls-cert has marks of cert-manager", "hint: cert-manager writes it again",
+		"remark labelled: ")
+	for i := range 2 { // with the claim on it
+		k.change(t, m.namespace, "annotated", "stranger", theirs)
+		p.Await("it is healed again", func() error {
+			if n := len(p.Lines("healed", "service", "annotated")); n != i+2 {
+				return fmt.Errorf("healed %d times", n)
+			}
+			return nil
+		})
+	}
+	m.AwaitEvent(p, "annotated", "Alarm", "somebody writes here again and again")
+
+	owner := []object{{"apiVersion": "cert-manager.io/v1", "kind": "Certificate", "name": "a", "uid": "c1a7d3b4-0000-4000-8000-000000000000"}}
+	k.change(t, m.namespace, "owned", "stranger", meta("ownerReferences", owner))
+	m.awaitStatus(p, "refused owned: claimed/owned-mtls-cert is written by cert-manager")
+	m.AwaitEvent(p, "owned", "Refused", "is written by cert-manager")
+	k.change(t, m.namespace, "owned", "stranger", meta("ownerReferences", nil))
 	m.AwaitSound(p)
 }
 
