@@ -10,12 +10,13 @@ import (
 // ReasonAdopted is the reason in the record of a leaf that another CA signed.
 const ReasonAdopted = "adopted"
 
-// Adopt records, in the transaction, the leaf of another CA that a service holds, with the chain as it stands
+// Adopt records, in the transaction, the leaf of another CA that a service holds at its place, with the chain as it stands
 // in tls.crt. From then on it is the service's current leaf, until one is issued.
-func Adopt(w store.Writer, service string, leaf *x509.Certificate, chain []byte, epoch uint64) error {
+func Adopt(w store.Writer, service, place string, leaf *x509.Certificate, chain []byte, epoch uint64) error {
 	return appendRecord(w, &Record{
 		Serial:    SerialString(leaf),
 		Service:   service,
+		Place:     place,
 		Epoch:     epoch,
 		IssuedAt:  leaf.NotBefore.UTC(),
 		NotBefore: leaf.NotBefore.UTC(),

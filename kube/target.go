@@ -43,7 +43,8 @@ func New(c *Client, mode WatchMode, log *slog.Logger) *Target {
 		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string)}
 }
 
-// SetCatalogue replaces the services. It comes before the engine's own, and the engine watches anew after it.
+// SetCatalogue replaces the services, between two passes of the engine. It comes before the engine's own, and the
+// engine watches anew after it.
 func (t *Target) SetCatalogue(services []Service) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -309,21 +309,29 @@ func (e *Engine) do(ctx context.Context, do func(now time.Time) error) error {
 	}
 }
 
-// Reload replaces the catalogue. It returns when the engine has taken it, or when ctx ends.
-func (e *Engine) Reload(ctx context.Context, policies []issuer.Policy) error {
-	return e.do(ctx, func(time.Time) error { e.setCatalogue(policies); return nil })
+// Reload replaces the catalogue. It returns when the engine has taken it, or when ctx ends. place, where set, tells
+// the target where the services lie from now on: between two passes, so that what is known of one place is never
+// written to another.
+func (e *Engine) Reload(ctx context.Context, policies []issuer.Policy, place func()) error {
+	return e.do(ctx, func(time.Time) error {
+		if place != nil {
+			place()
+		}
+		e.setCatalogue(policies)
+		return nil
+	})
 }
 
 // setCatalogue takes up new services and lets go of removed ones.
 func (e *Engine) setCatalogue(policies []issuer.Policy) {
 	e.Issuer.SetCatalogue(policies)
 	for _, name := range e.Issuer.Services() {
-		if s, kept := e.services[name]; kept {
+		if s, kept := e.services[name]; kept && s.Subject == e.Target.Subject(name) {
 			s.Fits = s.Leaf != nil && e.Issuer.Fits(s.Leaf)
-			if s.Subject != e.Target.Subject(name) { // another place: what is recorded of the old one is not of it
-				s.unread = e.reread(s) != nil
-			}
 			continue
+		} else if kept {
+			e.Log.Info("service has another place: what it had stays, and is no longer kept", "service", name,
+				"place", e.Target.Place(name), "had", s.Subject)
 		}
 		s := &service{State: State{Service: name}}
 		s.unread = e.reread(s) != nil // its turn in the pass says what is wrong

@@ -153,7 +153,7 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 func (e *Engine) keepTakeover(next map[*service]*Takeover) error {
 	err := e.Store.Update(func(w store.Writer) error {
 		for s, t := range next {
-			if err := putTakeover(w, s.Service, t); err != nil {
+			if err := putTakeover(w, s.Service, s.Subject, t); err != nil {
 				return err
 			}
 		}

@@ -32,7 +32,7 @@ func TestCopiedMark(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		w.target.Change("website", func(o *rotation.Observation) { *o = envoy })
-		if err := w.engine.Reload(t.Context(), policies(append(mesh, "website"))); err != nil {
+		if err := w.engine.Reload(t.Context(), policies(append(mesh, "website")), nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -204,7 +204,7 @@ func TestWritesThatFail(t *testing.T) {
 		if s := w.status(t, "pgadmin"); s.Issued != 1 || tries.Load() != 13 {
 			t.Errorf("%d tries: %+v", tries.Load(), s)
 		}
-		leaf, _, err := issuer.New(w.Store, w.Authority).Current("pgadmin")
+		leaf, _, err := issuer.New(w.Store, w.Authority).Current("pgadmin", "pgadmin")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -543,7 +543,7 @@ func TestTakeoverTargetFails(t *testing.T) {
 func (m *mess) issued(t *testing.T, name string) (count int) {
 	t.Helper()
 	i := issuer.New(m.Store, m.Authority)
-	leaf, _, err := i.Current(name)
+	leaf, _, err := i.Current(name, name)
 	for ; leaf != nil && err == nil; leaf, err = i.Before(leaf) {
 		if record := leaf.Record(); !record.Adopted() {
 			count++
@@ -693,7 +693,7 @@ func TestAddedLater(t *testing.T) {
 		m.fill(t, "website", third.Leaf(t, "website", time.Now()), third, m.one)
 		m.was = m.target.Copy()
 		m.names = append(slices.Clone(incident), "website")
-		if err := m.engine.Reload(t.Context(), policies(m.names)); err != nil {
+		if err := m.engine.Reload(t.Context(), policies(m.names), nil); err != nil {
 			t.Fatal(err)
 		}
 		m.wait(2 * time.Minute)

@@ -63,8 +63,7 @@ func (s *server) reload(ctx context.Context) {
 	}
 	next := *s.cfg
 	next.Services = cfg.Services
-	s.target.setCatalogue(&next)
-	if err := s.engine.Reload(ctx, policies(&next)); err != nil {
+	if err := s.engine.Reload(ctx, policies(&next), func() { s.target.setCatalogue(&next) }); err != nil {
 		return // the program is ending
 	}
 	s.cfg.Services = cfg.Services
