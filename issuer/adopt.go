@@ -13,10 +13,10 @@ import (
 // ReasonAdopted is the reason in the record of a leaf that another CA signed.
 const ReasonAdopted = "adopted"
 
-// Adopt records, in the transaction, the leaf of another CA that a service holds: its chain, leaf first, and of the
+// Adopt records, in the transaction, the leaf of another CA that a service holds at its place: its chain, leaf first, and of the
 // tls.crt that was found only what tells it from another one, since a file may hold the key as well. From then on it
 // is the service's current leaf, until one is issued. A leaf that comes back has one record all the same.
-func Adopt(w store.Writer, service string, chain []*x509.Certificate, file []byte, epoch uint64) error {
+func Adopt(w store.Writer, service, place string, chain []*x509.Certificate, file []byte, epoch uint64) error {
 	leaf := chain[0]
 	key := KeyString(leaf.RawSubjectPublicKeyInfo)
 	if err := forget(w, service, key, leaf); err != nil {
@@ -25,6 +25,7 @@ func Adopt(w store.Writer, service string, chain []*x509.Certificate, file []byt
 	return appendRecord(w, &Record{
 		Serial:    SerialString(leaf),
 		Service:   service,
+		Place:     place,
 		Epoch:     epoch,
 		IssuedAt:  leaf.NotBefore.UTC(),
 		NotBefore: leaf.NotBefore.UTC(),

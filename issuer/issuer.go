@@ -45,6 +45,7 @@ type Policy struct {
 // A Request asks for a leaf certificate.
 type Request struct {
 	Service   string
+	Place     string // where it will be written: what is known of a service counts there alone
 	PublicKey crypto.PublicKey
 	Reason    string // why it is issued: kept in the record
 }
@@ -168,6 +169,7 @@ func (i *Issuer) sign(req Request, now time.Time) (*x509.Certificate, Record, er
 	return cert, Record{
 		Serial:    SerialString(cert),
 		Service:   policy.Service,
+		Place:     req.Place,
 		Issuing:   issuing.ID,
 		Epoch:     authority.Epoch(),
 		IssuedAt:  now.UTC().Truncate(time.Second),

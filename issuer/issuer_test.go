@@ -55,7 +55,7 @@ func request(t testing.TB, service string, k profile.KeyType) issuer.Request {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return issuer.Request{Service: service, PublicKey: key.Public(), Reason: "test"}
+	return issuer.Request{Service: service, Place: "here", PublicKey: key.Public(), Reason: "test"}
 }
 
 func issue(t testing.TB, i *issuer.Issuer, service string, at time.Time) *issuer.Leaf {
@@ -237,7 +237,7 @@ func TestFaultsOfOtherWrites(t *testing.T) {
 		"mark delivered":   func(i *issuer.Issuer, _ store.Store, l *issuer.Leaf) error { return i.MarkDelivered(l) },
 		"mark undelivered": func(i *issuer.Issuer, _ store.Store, l *issuer.Leaf) error { return i.MarkUndelivered(l) },
 		"claim": func(_ *issuer.Issuer, st store.Store, _ *issuer.Leaf) error {
-			return st.Update(func(w store.Writer) error { return issuer.Claim(w, "envoy", []string{"a"}) })
+			return st.Update(func(w store.Writer) error { return issuer.Claim(w, "envoy", "here", []string{"a"}) })
 		},
 		"prune": func(i *issuer.Issuer, _ store.Store, _ *issuer.Leaf) error {
 			_, err := i.Prune(now.Add(10000*time.Hour), 100)
@@ -301,7 +301,7 @@ func dump(t *testing.T, st store.Store, i *issuer.Issuer, leaf *issuer.Leaf, wri
 
 func TestCurrentAndStates(t *testing.T) {
 	i, _ := newIssuer(t, "pgadmin", "envoy")
-	if leaf, known, err := i.Current("pgadmin"); leaf != nil || known || err != nil {
+	if leaf, known, err := i.Current("pgadmin", "here"); leaf != nil || known || err != nil {
 		t.Errorf("before the first: %v, %t, %v", leaf, known, err)
 	}
 	first := issue(t, i, "pgadmin", now)
@@ -309,7 +309,7 @@ func TestCurrentAndStates(t *testing.T) {
 	second := issue(t, i, "pgadmin", now.Add(time.Hour))
 	wantCurrent := func(want *issuer.Leaf, state issuer.State) {
 		t.Helper()
-		leaf, known, err := i.Current("pgadmin")
+		leaf, known, err := i.Current("pgadmin", "here")
 		if err != nil || !known || leaf == nil || leaf.Record().Serial != want.Record().Serial || leaf.Record().State != state {
 			t.Errorf("current is %+v, want serial %s in state %s (%v)", leaf, want.Record().Serial, state, err)
 		}
@@ -331,7 +331,7 @@ func TestCurrentAndStates(t *testing.T) {
 	if err := i.MarkUndelivered(first); err != nil {
 		t.Fatal(err)
 	}
-	if leaf, known, err := i.Current("pgadmin"); leaf != nil || !known || err != nil {
+	if leaf, known, err := i.Current("pgadmin", "here"); leaf != nil || !known || err != nil {
 		t.Errorf("with none delivered: %v, known %t, %v; the service stays known", leaf, known, err)
 	}
 }
@@ -401,7 +401,7 @@ func TestPrune(t *testing.T) {
 	prune(now.Add(10000*time.Hour), 1, 1) // in batches
 	prune(now.Add(10000*time.Hour), 100, 0)
 	for _, service := range []string{"pgadmin", "envoy"} {
-		if leaf, known, err := i.Current(service); err != nil || !known || leaf == nil {
+		if leaf, known, err := i.Current(service, "here"); err != nil || !known || leaf == nil {
 			t.Errorf("the newest record of %s is gone (%v)", service, err)
 		}
 	}
@@ -412,10 +412,10 @@ func TestPrune(t *testing.T) {
 
 func TestClaim(t *testing.T) {
 	i, f := newIssuer(t, "pgadmin")
-	if err := f.Store.Update(func(w store.Writer) error { return issuer.Claim(w, "pgadmin", nil) }); err != nil {
+	if err := f.Store.Update(func(w store.Writer) error { return issuer.Claim(w, "pgadmin", "here", nil) }); err != nil {
 		t.Fatal(err)
 	}
-	if leaf, known, err := i.Current("pgadmin"); leaf != nil || !known || err != nil {
+	if leaf, known, err := i.Current("pgadmin", "here"); leaf != nil || !known || err != nil {
 		t.Errorf("a claimed service: %v, known %t, %v", leaf, known, err)
 	}
 }

@@ -26,22 +26,24 @@ func KeyString(spki []byte) string {
 // claimPrefix marks services whose place an operator gave to this store, whoever wrote there before.
 const claimPrefix = "claim/"
 
+func claimKey(service, place string) string { return claimPrefix + service + "/" + place }
+
 // Claim records, in the transaction, that the service's place is this store's from now on, although it holds
 // what would be refused otherwise: tokens identify that, and nothing else is accepted by the claim. It is for an
 // operator who has said so.
-func Claim(w store.Writer, service string, tokens []string) error {
+func Claim(w store.Writer, service, place string, tokens []string) error {
 	value, err := json.Marshal(tokens)
 	if err != nil {
 		return err
 	}
-	w.Put(claimPrefix+service, value)
+	w.Put(claimKey(service, place), value)
 	return nil
 }
 
-// Claimed lists the tokens that the service was claimed with, nil where it was not.
-func (i *Issuer) Claimed(service string) (tokens []string, err error) {
+// Claimed lists the tokens that the service's place was claimed with, nil where it was not.
+func (i *Issuer) Claimed(service, place string) (tokens []string, err error) {
 	err = i.store.View(func(r store.Reader) error {
-		value, ok := r.Get(claimPrefix + service)
+		value, ok := r.Get(claimKey(service, place))
 		if !ok || len(value) == 0 {
 			return nil
 		}
@@ -50,26 +52,29 @@ func (i *Issuer) Claimed(service string) (tokens []string, err error) {
 	return tokens, err
 }
 
-// Current is the service's newest certificate that a live process may hold: undelivered ones are passed
-// over. It is nil where there is none. known says whether the store has any record of the service, or a
-// claim to it.
-func (i *Issuer) Current(service string) (leaf *Leaf, known bool, err error) {
-	return i.held(service, math.MaxUint64)
+// Current is the service's newest certificate at the place that a live process may hold: undelivered ones are
+// passed over. It is nil where there is none. known says whether the store has any record of the service at that
+// place, or a claim to it.
+func (i *Issuer) Current(service, place string) (leaf *Leaf, known bool, err error) {
+	return i.held(service, place, math.MaxUint64)
 }
 
-// Before is the service's newest certificate older than l that a live process may hold, nil where there
-// is none.
+// Before is the service's newest certificate at its place older than l that a live process may hold, nil where
+// there is none.
 func (i *Issuer) Before(l *Leaf) (*Leaf, error) {
-	leaf, _, err := i.held(l.record.Service, l.record.Seq)
+	leaf, _, err := i.held(l.record.Service, l.record.Place, l.record.Seq)
 	return leaf, err
 }
 
 // held is Current among the records before a sequence number.
-func (i *Issuer) held(service string, before uint64) (leaf *Leaf, known bool, err error) {
+func (i *Issuer) held(service, place string, before uint64) (leaf *Leaf, known bool, err error) {
 	err = i.store.View(func(r store.Reader) error {
 		var found *Record
-		_, known = r.Get(claimPrefix + service)
+		_, known = r.Get(claimKey(service, place))
 		err := newest(r, service, func(record *Record) bool {
+			if !record.isAt(place) {
+				return true
+			}
 			known = true
 			if record.Seq < before && record.State != Undelivered {
 				found = record

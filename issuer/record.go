@@ -28,7 +28,8 @@ type Record struct {
 	Seq       uint64    `json:"seq"`    // position in the order of issue, from 1
 	Serial    string    `json:"serial"` // lower-case hexadecimal without leading zeros
 	Service   string    `json:"service"`
-	Issuing   int       `json:"issuing"` // id of the issuing CA, 0 for a leaf that another CA signed
+	Place     string    `json:"place,omitempty"` // where it was to be written; "" in records of before it was kept: wherever the service is
+	Issuing   int       `json:"issuing"`         // id of the issuing CA, 0 for a leaf that another CA signed
 	Epoch     uint64    `json:"epoch"`
 	IssuedAt  time.Time `json:"issuedAt"` // renewal counts from here, not from the backdated NotBefore
 	NotBefore time.Time `json:"notBefore"`
@@ -50,6 +51,9 @@ const (
 	expiryPrefix  = "expiry/"
 	keyPrefix     = "key/"
 )
+
+// isAt says whether the record is of what lies, or lay, at the place.
+func (r *Record) isAt(place string) bool { return r.Place == "" || place == "" || r.Place == place }
 
 func recordKey(seq uint64) string { return recordPrefix + number(seq) }
 

@@ -101,13 +101,13 @@ func (e *Engine) adopt(found map[string]Seen, now time.Time) (changed bool, err 
 				t.accepted(leaf, a.until[string(leaf.Raw)], e.RenewAt)
 			}
 			takeovers[name] = t
-			if err := putTakeover(w, name, t); err != nil {
+			if err := putTakeover(w, name, e.services[name].Subject, t); err != nil {
 				return err
 			}
 			if t.Leaf != LeafUsable {
 				continue
 			}
-			if err := issuer.Adopt(w, name, presented(found[name].Cert), found[name].Cert, authority.Epoch()); err != nil {
+			if err := issuer.Adopt(w, name, e.services[name].Subject, presented(found[name].Cert), found[name].Cert, authority.Epoch()); err != nil {
 				return err
 			}
 		}
@@ -213,7 +213,7 @@ func (e *Engine) accept(refused *RefusedError, now time.Time) error {
 			if seen.Leaf != nil {
 				tokens = append(tokens, leafToken(seen.Leaf))
 			}
-			if err := issuer.Claim(w, r.Service, tokens); err != nil {
+			if err := issuer.Claim(w, r.Service, e.services[r.Service].Subject, tokens); err != nil {
 				return err
 			}
 		}

@@ -215,7 +215,7 @@ func (b *Boot) found(st store.Store, seal *ca.Seal, claims map[string]*Mark) (*c
 	if len(claims) > 0 {
 		err := st.Update(func(w store.Writer) error {
 			for service, mark := range claims {
-				if err := issuer.Claim(w, service, []string{mark.token()}); err != nil {
+				if err := issuer.Claim(w, service, b.Target.Subject(service), []string{mark.token()}); err != nil {
 					return err
 				}
 			}

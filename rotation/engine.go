@@ -328,12 +328,12 @@ func (e *Engine) Reload(ctx context.Context, policies []issuer.Policy, prepare f
 func (e *Engine) setCatalogue(policies []issuer.Policy) {
 	e.Issuer.SetCatalogue(policies)
 	for _, name := range e.Issuer.Services() {
-		if s, kept := e.services[name]; kept {
+		if s, kept := e.services[name]; kept && s.Subject == e.Target.Subject(name) {
 			s.Fits = s.Leaf != nil && e.Issuer.Fits(s.Leaf)
-			if s.Subject != e.Target.Subject(name) { // another place: what is recorded of the old one is not of it
-				s.unread = e.reread(s) != nil
-			}
 			continue
+		} else if kept {
+			e.Log.Info("service has another place: what it had stays, and is no longer kept", "service", name,
+				"place", e.Target.Place(name), "had", s.Subject)
 		}
 		s := &service{State: State{Service: name}}
 		s.unread = e.reread(s) != nil // its turn in the pass says what is wrong

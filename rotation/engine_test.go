@@ -144,7 +144,7 @@ func (w *world) check(t *testing.T) {
 			t.Fatal(err)
 		}
 		services = append(services, verify.Service{Name: name, Cert: o.Cert, Key: o.Key, CA: o.CA})
-		leaf, _, err := i.Current(name)
+		leaf, _, err := i.Current(name, w.target.Subject(name))
 		if err != nil || leaf == nil {
 			t.Fatalf("%s has no current record (%v)", name, err)
 		}
@@ -656,7 +656,7 @@ func TestUnreachableTarget(t *testing.T) {
 		if lines := w.log.take("service not kept"); len(lines) != 1 {
 			t.Errorf("the same error was logged %d times", len(lines))
 		}
-		if leaf, known, err := issuer.New(w.Store, w.Authority).Current("pgadmin"); leaf != nil || known || err != nil {
+		if leaf, known, err := issuer.New(w.Store, w.Authority).Current("pgadmin", "pgadmin"); leaf != nil || known || err != nil {
 			t.Errorf("a leaf was issued for a target that is away (%v)", err)
 		}
 		down.Store(false)

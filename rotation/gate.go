@@ -202,7 +202,7 @@ func (e *Engine) keepTakeover(next map[*service]*Takeover) error {
 	}
 	err := e.Store.Update(func(w store.Writer) error {
 		for s, t := range next {
-			if err := putTakeover(w, s.Service, t); err != nil {
+			if err := putTakeover(w, s.Service, s.Subject, t); err != nil {
 				return err
 			}
 		}

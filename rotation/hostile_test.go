@@ -125,7 +125,7 @@ func TestSameLeafAgain(t *testing.T) {
 				m.target.Change("envoy", func(is *rotation.Observation) { is.Cert, is.Key = o.Cert, o.Key })
 				synctest.Wait()
 				m.wait(10 * time.Second)
-				leaf, _, err := issuer.New(m.Store, m.Authority).Current("envoy")
+				leaf, _, err := issuer.New(m.Store, m.Authority).Current("envoy", "envoy")
 				if err != nil {
 					t.Fatal(err)
 				}

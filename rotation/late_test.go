@@ -63,7 +63,7 @@ func TestTwoCrashesInARow(t *testing.T) {
 		}
 		i := issuer.New(w.Store, w.Authority)
 		i.SetCatalogue(policies(mesh))
-		if _, err := i.Issue(issuer.Request{Service: "pgadmin", PublicKey: key.Public(), Reason: "test"}, w.now()); err != nil {
+		if _, err := i.Issue(issuer.Request{Service: "pgadmin", Place: "pgadmin", PublicKey: key.Public(), Reason: "test"}, w.now()); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.start(t); err != nil { // and no more than that: a target need not tell of anything
@@ -107,7 +107,7 @@ func TestPutBackBeforeItIsRecorded(t *testing.T) {
 // current is the service's newest leaf.
 func (w *world) current(t *testing.T, service string) *issuer.Leaf {
 	t.Helper()
-	leaf, _, err := issuer.New(w.Store, w.Authority).Current(service)
+	leaf, _, err := issuer.New(w.Store, w.Authority).Current(service, service)
 	if err != nil || leaf == nil {
 		t.Fatalf("%s has no leaf (%v)", service, err)
 	}

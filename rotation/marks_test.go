@@ -204,7 +204,7 @@ func TestWritesThatFail(t *testing.T) {
 		if s := w.status(t, "pgadmin"); s.Issued != 1 || tries.Load() != 13 {
 			t.Errorf("%d tries: %+v", tries.Load(), s)
 		}
-		leaf, _, err := issuer.New(w.Store, w.Authority).Current("pgadmin")
+		leaf, _, err := issuer.New(w.Store, w.Authority).Current("pgadmin", "pgadmin")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -298,18 +298,19 @@ func (e *Engine) recordDelivered(names []string) error {
 	return nil
 }
 
-// reread takes what the store knows of the service from it anew.
+// reread takes what the store knows of the service from it anew: what is recorded of another place, where the service
+// was before, is not of this one.
 func (e *Engine) reread(s *service) (err error) {
 	s.Subject = e.Target.Subject(s.Service)
-	if s.Leaf, s.Known, err = e.Issuer.Current(s.Service); err == nil {
-		s.Accepted, err = e.Issuer.Claimed(s.Service)
+	if s.Leaf, s.Known, err = e.Issuer.Current(s.Service, s.Subject); err == nil {
+		s.Accepted, err = e.Issuer.Claimed(s.Service, s.Subject)
 	}
 	if err == nil {
 		err = e.Store.View(func(r store.Reader) error {
 			form, err := getForm(r, s.Subject)
 			s.form = form
 			if err == nil {
-				s.taken, err = getTakeover(r, s.Service)
+				s.taken, err = getTakeover(r, s.Service, s.Subject)
 			}
 			return err
 		})
@@ -375,7 +376,7 @@ func (e *Engine) issue(s *service, reason string, now time.Time) (key []byte, er
 	if err != nil {
 		return nil, fmt.Errorf("make a key: %w", err)
 	}
-	leaf, err := e.Issuer.Issue(issuer.Request{Service: s.Service, PublicKey: signer.Public(), Reason: reason}, now)
+	leaf, err := e.Issuer.Issue(issuer.Request{Service: s.Service, Place: s.Subject, PublicKey: signer.Public(), Reason: reason}, now)
 	if err != nil {
 		// The record may be there all the same: what the store says counts.
 		return nil, errors.Join(err, e.reread(s))

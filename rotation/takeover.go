@@ -95,23 +95,29 @@ func (s *State) renewedElsewhere(w World, seen Seen, now time.Time) bool {
 
 const takeoverPrefix = "takeover/"
 
-func putTakeover(w store.Writer, service string, t *Takeover) error {
+func takeoverKey(service, subject string) string { return takeoverPrefix + service + "/" + subject }
+
+func putTakeover(w store.Writer, service, subject string, t *Takeover) error {
 	value, err := json.Marshal(t)
 	if err != nil {
 		return err
 	}
-	w.Put(takeoverPrefix+service, value)
+	w.Delete(takeoverPrefix + service)
+	w.Put(takeoverKey(service, subject), value)
 	return nil
 }
 
-func getTakeover(r store.Reader, service string) (*Takeover, error) {
-	value, ok := r.Get(takeoverPrefix + service)
+func getTakeover(r store.Reader, service, subject string) (*Takeover, error) {
+	value, ok := r.Get(takeoverKey(service, subject))
+	if !ok { // from before places were kept with it: of the one that the service has
+		value, ok = r.Get(takeoverPrefix + service)
+	}
 	if !ok {
 		return nil, nil
 	}
 	t := &Takeover{}
 	if err := json.Unmarshal(value, t); err != nil {
-		return nil, fmt.Errorf("record %s%s: %w", takeoverPrefix, service, err)
+		return nil, fmt.Errorf("record %s: %w", takeoverKey(service, subject), err)
 	}
 	return t, nil
 }

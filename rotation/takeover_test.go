@@ -560,7 +560,7 @@ func TestTakeoverTargetFails(t *testing.T) {
 func (m *mess) issued(t *testing.T, name string) (count int) {
 	t.Helper()
 	i := issuer.New(m.Store, m.Authority)
-	leaf, _, err := i.Current(name)
+	leaf, _, err := i.Current(name, name)
 	for ; leaf != nil && err == nil; leaf, err = i.Before(leaf) {
 		if record := leaf.Record(); !record.Adopted() {
 			count++

@@ -2,6 +2,7 @@ package targettest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -16,9 +17,10 @@ import (
 // Memory is a target in memory. Its zero value is empty and ready.
 type Memory struct {
 	mu       sync.Mutex
-	sets     map[string]rotation.Observation
+	sets     map[string]rotation.Observation // by place, as all of these
 	versions map[string]int
 	writes   map[string]int
+	places   map[string]string // of services that do not lie at the place of their name
 	bundle   []byte
 	bundles  int // how often it was published
 	notices  []rotation.Notice
@@ -51,9 +53,10 @@ func (m *Memory) Observe(_ context.Context, service string) (rotation.Observatio
 			return rotation.Observation{}, err
 		}
 	}
-	o := m.sets[service]
+	place := m.at(service)
+	o := m.sets[place]
 	o.MarkIn = "mark"
-	o.Version = m.versions[service]
+	o.Version = m.versions[place]
 	o.Cert, o.Key, o.CA = bytes.Clone(o.Cert), bytes.Clone(o.Key), bytes.Clone(o.CA)
 	return o, nil
 }
@@ -72,18 +75,19 @@ func (m *Memory) Write(_ context.Context, service string, set rotation.Material,
 	}
 	m.mu.Lock()
 	m.init()
-	if over != nil && over != m.versions[service] {
+	place := m.at(service)
+	if over != nil && over != m.versions[place] {
 		m.mu.Unlock()
 		return rotation.ErrChanged
 	}
-	before := m.sets[service]
+	before := m.sets[place]
 	if set.Key == nil {
 		set.Cert, set.Key = before.Cert, before.Key
 	}
 	mark := set.Mark
-	m.sets[service] = rotation.Observation{Cert: set.Cert, Key: set.Key, CA: set.CA, Mark: &mark, Written: m.now(), Foreign: before.Foreign}
-	m.versions[service]++
-	m.writes[service]++
+	m.sets[place] = rotation.Observation{Cert: set.Cert, Key: set.Key, CA: set.CA, Mark: &mark, Written: m.now(), Foreign: before.Foreign}
+	m.versions[place]++
+	m.writes[place]++
 	m.mu.Unlock()
 	m.tell(service)
 	return err
@@ -185,8 +189,25 @@ func (m *Memory) Notices() []rotation.Notice {
 	return slices.Clone(m.notices)
 }
 
+// Move has a service lie at another place from now on. A service lies at the place of its name until it is moved.
+func (m *Memory) Move(service, place string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.places == nil {
+		m.places = make(map[string]string)
+	}
+	m.places[service] = place
+}
+
+// at is the place of the service. The caller holds the lock.
+func (m *Memory) at(service string) string { return cmp.Or(m.places[service], service) }
+
 // Subject implements [rotation.Target].
-func (m *Memory) Subject(service string) string { return service }
+func (m *Memory) Subject(service string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.at(service)
+}
 
 // Tidy implements [rotation.Target].
 func (m *Memory) Tidy(context.Context, string) error { return nil }
@@ -200,13 +221,13 @@ func (m *Memory) Ready(context.Context) error {
 }
 
 // Place implements [rotation.Target].
-func (m *Memory) Place(service string) string { return "memory:" + service }
+func (m *Memory) Place(service string) string { return "memory:" + m.Subject(service) }
 
-// Writes is how often a service was written.
-func (m *Memory) Writes(service string) int {
+// Writes is how often a place was written.
+func (m *Memory) Writes(place string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.writes[service]
+	return m.writes[place]
 }
 
 // Copy is a copy of all sets, to be put back by Restore.
@@ -216,14 +237,20 @@ func (m *Memory) Copy() map[string]rotation.Observation {
 	return maps.Clone(m.sets)
 }
 
-// Change changes a service's set as a stranger would.
-func (m *Memory) Change(service string, change func(*rotation.Observation)) {
+// Change changes the set at a place as a stranger would.
+func (m *Memory) Change(place string, change func(*rotation.Observation)) {
 	m.mu.Lock()
-	o := m.sets[service]
+	o := m.sets[place]
 	change(&o)
 	m.init()
-	m.sets[service] = o
-	m.versions[service]++
+	m.sets[place] = o
+	m.versions[place]++
+	service := place
+	for moved, to := range m.places {
+		if to == place {
+			service = moved
+		}
+	}
 	m.mu.Unlock()
 	m.tell(service)
 }
