@@ -65,8 +65,12 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 	s.remarks, s.rests = s.remarksOn(seen, now), false
 	var action Action
 	before := s.State
-	_, s.newer = refuse(s.State, w, seen, now)
+	w.Older = e.weigh(s, object(s.State, w, seen, now))
 	s.State, action = Step(s.State, w, seen, now)
+	if action.writes() && !e.surveyed {
+		s.State = before
+		return errUnsurveyed
+	}
 	switch action.Do {
 	case Keep:
 		e.settled(s)
@@ -164,11 +168,8 @@ func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 	authority := e.Issuer.Authority()
 	seen := Seen{Observation: o, Leaf: firstCertificate(o.Cert), Proven: o.Mark.proven(authority, s.Subject)}
 	if seen.Proven {
-		seen.Marked = o.Mark.Serial == "" || s.Leaf != nil && s.Leaf.Record().Serial == o.Mark.Serial
-		if !seen.Marked {
-			marked, lookup := e.Issuer.HasSerial(s.Service, o.Mark.Serial)
-			seen.Marked, err = marked, errors.Join(err, lookup)
-		}
+		marked, lookup := e.marked(s, o.Mark)
+		seen.Marked, err = marked, errors.Join(err, lookup)
 	}
 	if seen.Leaf == nil {
 		return seen, err
@@ -183,6 +184,22 @@ func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 		seen.Recorded, err = recorded, errors.Join(err, lookup)
 	}
 	return seen, err
+}
+
+// marked says whether the store has a record of what a mark of ours names.
+func (e *Engine) marked(s *service, m *Mark) (marked bool, err error) {
+	switch {
+	case m.Service == s.Service && (m.Serial == "" || s.Leaf != nil && s.Leaf.Record().Serial == m.Serial):
+		return true, nil
+	case m.Serial != "":
+		return e.Issuer.HasSerial(m.Service, m.Serial)
+	}
+	err = e.Store.View(func(r store.Reader) error { // another service's, which was being taken over
+		t, err := getTakeover(r, m.Service, s.Subject)
+		marked = t != nil
+		return err
+	})
+	return marked, err
 }
 
 // noteLate corrects the record of a leaf that lies there although it counted as never written: a write that a killed
