@@ -90,6 +90,19 @@ func (i *Issuer) held(service, place string, before uint64) (leaf *Leaf, known b
 	return leaf, known, err
 }
 
+// Fresh says whether the store has no record of any certificate.
+func (i *Issuer) Fresh() (fresh bool, err error) {
+	fresh = true
+	err = i.store.View(func(r store.Reader) error {
+		for range r.Scan(store.Prefix(recordPrefix)) {
+			fresh = false
+			break
+		}
+		return nil
+	})
+	return fresh, err
+}
+
 // Recorded says whether the store has the record of exactly this certificate.
 func (i *Issuer) Recorded(c *x509.Certificate) (recorded bool, err error) {
 	err = i.store.View(func(r store.Reader) error {

@@ -59,6 +59,8 @@ type Engine struct {
 
 	checks       checks            // of what is about to be written
 	publications map[string]bucket // of the published trust bundle, by place
+	evidence     evidence          // that nothing may be written
+	surveyed     bool              // every place that can be read was looked at before the first is written
 	moved        atomic.Bool       // a ca.crt has come to hold our root, or holds it no longer, in this pass
 
 	commands chan command
@@ -84,7 +86,6 @@ type service struct {
 	unseen    bool // the newest look at the target failed
 	unread    bool // its records could not be read yet
 	throttled bool // the target has asked to come later
-	newer     bool // its place is another store's, or newer than the store
 	arrived   bool // its newest leaf is in place, and that is not recorded yet
 	rests     bool // an operator wants it left alone
 	overdue   bool // that its leaf is due and its place is left alone was told
@@ -149,8 +150,9 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("%s %s", r.Place, r.Reason)
 }
 
-// Start settles what a crash left open and makes the first pass over all services. Where a place is
-// another meshca's, or newer than the store, it returns a *RefusedError and has changed nothing.
+// Start settles what a crash left open and makes the first pass over all services. Where a place proves that the store
+// is older than what it serves, or holds another meshca's set while the store has recorded nothing yet, it returns a
+// *RefusedError and has changed nothing.
 func (e *Engine) Start(ctx context.Context) error {
 	now := e.now()
 	if err := e.loadLastRun(); err != nil {
@@ -175,32 +177,6 @@ func (e *Engine) Start(ctx context.Context) error {
 	}
 	e.pass(ctx, e.names(), true, now)
 	return ctx.Err()
-}
-
-// admit looks at every place before the first is written. What no meshca wrote is taken over; what another
-// store wrote, or a newer state of this one, is a reason to stand still for all.
-func (e *Engine) admit(ctx context.Context, now time.Time) error {
-	looks := e.Looks
-	e.Looks = nil
-	if looks == nil {
-		looks = lookAt(ctx, e.Target, e.names())
-	}
-	e.take(looks)
-	refused := &RefusedError{}
-	w := e.world(now)
-	for _, name := range e.names() {
-		s := e.services[name]
-		if s.ahead == nil {
-			continue // named by the pass that follows
-		}
-		if action, no := refuse(s.State, w, s.ahead.Seen, now); no {
-			refused.Refusals = append(refused.Refusals, Refusal{name, e.Target.Place(name), action.Reason, action.Hint})
-		}
-	}
-	if len(refused.Refusals) > 0 {
-		return refused
-	}
-	return nil
 }
 
 // look observes places for the turns that follow.
@@ -336,12 +312,15 @@ func (e *Engine) setCatalogue(policies []issuer.Policy) {
 				"place", e.Target.Place(name), "had", s.Subject)
 		}
 		s := &service{State: State{Service: name}}
+		e.weigh(s, objection{})
 		s.unread = e.reread(s) != nil // its turn in the pass says what is wrong
 		e.services[name] = s
 	}
 	for _, name := range e.names() {
+		s := e.services[name]
 		if _, kept := e.Issuer.Policy(name); !kept {
 			delete(e.services, name)
+			e.weigh(s, objection{})
 			e.Log.Info("service removed from the catalogue: no longer kept, what it has stays",
 				"service", name, "place", e.Target.Place(name))
 		}
@@ -373,9 +352,10 @@ func (e *Engine) world(now time.Time) World {
 // pass works on the named services, a few at once. A pass over all of them is a sweep; one that the schedule
 // called for is recorded when it is done, so that a crash in it is caught up.
 func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Time) {
+	names = append(names, e.survey(ctx, now)...)
 	slices.Sort(names)
 	names = slices.Compact(names)
-	if e.takeOver(ctx, names, now) {
+	if e.surveyed && e.takeOver(ctx, names, now) {
 		names, all = e.names(), true // the trust bundle is another
 	}
 	w := e.world(now)

@@ -508,7 +508,7 @@ func TestAnotherMeshcasPlace(t *testing.T) {
 func TestAnothersPlace(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.target.Change("pgadmin", func(o *rotation.Observation) {
-			o.Key, o.CA, o.Foreign = []byte("theirs"), []byte("theirs"), theirs
+			o.Key, o.CA, o.Foreign, o.Mark = []byte("theirs"), []byte("theirs"), theirs, forged("0011") // as anybody can
 		})
 		stop := w.run(t)
 		if s := w.status(t, "pgadmin"); s.State != rotation.StateRefused || s.Hint == "" || w.target.Writes("pgadmin") != 0 {

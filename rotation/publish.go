@@ -3,24 +3,22 @@ package rotation
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 )
 
 // publishBundle puts the trust bundle where those find it who only verify, at the end of a pass over all services.
-// Where one of them holds what a newer state of the store has written, that state has published a newer bundle too:
-// whoever writes, publishes last. Where no place could be read it is not known.
+// Where one of them proves that the store is older than what it serves, a newer state has published a newer bundle
+// too: whoever writes, publishes last. Where no place could be read it is not known.
 func (e *Engine) publishBundle(ctx context.Context) error {
+	if older := e.evidence.words(); older != "" {
+		return errors.New("the trust bundle is not published: " + older)
+	}
 	unread := len(e.services) > 0
-	for _, name := range e.names() {
-		s := e.services[name]
-		if s.newer {
-			return fmt.Errorf("the trust bundle is not published: %s was written by another store, or a newer state of this one", e.Target.Place(name))
-		}
+	for _, s := range e.services {
 		unread = unread && s.unseen
 	}
-	if unread {
+	if unread || !e.surveyed {
 		return errors.New("the trust bundle is not published: no place could be read")
 	}
 	changed, err := e.Target.Publish(ctx, e.Issuer.Authority().Bundle().PEM())

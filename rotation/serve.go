@@ -66,8 +66,12 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 	e.noteClaim(s, seen)
 	var action Action
 	before := s.State
-	_, s.newer = refuse(s.State, w, seen, now)
+	w.Older = e.weigh(s, object(s.State, w, seen, now))
 	s.State, action = Step(s.State, w, seen, now)
+	if action.writes() && !e.surveyed {
+		s.State = before
+		return errUnsurveyed
+	}
 	switch action.Do {
 	case Keep:
 		e.settled(s)
@@ -186,11 +190,8 @@ func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 		seen.disregard(o.Foreign)
 	}
 	if seen.Proven {
-		seen.Marked = o.Mark.Serial == "" || s.Leaf != nil && s.Leaf.Record().Serial == o.Mark.Serial
-		if !seen.Marked {
-			marked, lookup := e.Issuer.HasSerial(s.Service, o.Mark.Serial)
-			seen.Marked, err = marked, errors.Join(err, lookup)
-		}
+		marked, lookup := e.marked(s, o.Mark)
+		seen.Marked, err = marked, errors.Join(err, lookup)
 	}
 	if seen.Leaf == nil {
 		return seen, err
@@ -213,6 +214,22 @@ func (s *Seen) disregard(o Obstacle) {
 	s.Claim = Remark{Hint: o.Hint,
 		Text: "has marks of " + o.Claimant + ", and is kept all the same since meshca's own stamp is on it: what " + o.Claimant + " writes there is put back"}
 	s.Remarks = append(slices.Clone(s.Remarks), s.Claim)
+}
+
+// marked says whether the store has a record of what a mark of ours names.
+func (e *Engine) marked(s *service, m *Mark) (marked bool, err error) {
+	switch {
+	case m.Service == s.Service && (m.Serial == "" || s.Leaf != nil && s.Leaf.Record().Serial == m.Serial):
+		return true, nil
+	case m.Serial != "":
+		return e.Issuer.HasSerial(m.Service, m.Serial)
+	}
+	err = e.Store.View(func(r store.Reader) error { // another service's, which was being taken over
+		t, err := getTakeover(r, m.Service, s.Subject)
+		marked = t != nil
+		return err
+	})
+	return marked, err
 }
 
 // noteLate corrects the record of a leaf that lies there although it counted as never written: a write that a killed

@@ -47,6 +47,7 @@ type World struct {
 	Run       bool      // a run of the schedule is due: what is due is renewed now
 	NextRun   time.Time // the next one after this moment
 	Trusted   bool      // every process that reads a place that is being taken over is known to trust our root
+	Older     string    // which places prove that the store is older than what it serves, "" if none does
 }
 
 // Seen is an observation with what the store says of the leaf in it.
@@ -56,7 +57,7 @@ type Seen struct {
 	Ours     bool              // one of this store's issuing CAs signed Leaf
 	Recorded bool              // the store has its record
 	Proven   bool              // the mark was made under this store's seal, for this place
-	Marked   bool              // the store has a record of the leaf that the mark names
+	Marked   bool              // the store has a record of what the mark names, under the service that it names
 	Claim    Remark            // on another program's marks that are no obstacle, since ours is proven
 }
 
@@ -100,11 +101,20 @@ const (
 // the same answer.
 func Step(s State, w World, seen Seen, now time.Time) (State, Action) {
 	s.Foreign = recent(s.Foreign, now)
-	if seen.Foreign.Reason != "" {
-		return s, Action{Do: Refuse, Reason: seen.Foreign.Reason, Hint: seen.Foreign.Hint}
+	next, action := s.decide(w, seen, now)
+	if w.Older != "" && action.writes() {
+		return s, Action{Do: Refuse, Reason: "is not written: " + w.Older, Hint: putBack}
 	}
-	if action, refused := refuse(s, w, seen, now); refused {
-		return s, action
+	return next, action
+}
+
+// writes says whether the action changes a place, or what is known of one.
+func (a *Action) writes() bool { return a.Do == Put || a.Do == Issue || a.Do == Adopt }
+
+// decide is Step for a service by itself.
+func (s State) decide(w World, seen Seen, now time.Time) (State, Action) {
+	if o := object(s, w, seen, now); o.reason != "" {
+		return s, Action{Do: Refuse, Reason: o.reason, Hint: o.hint}
 	}
 	if seen.Rests != "" && !s.Resumed {
 		return s, Action{Do: Rest, Reason: "rests, since somebody has broken the glass: " + seen.Rests,
@@ -165,37 +175,60 @@ func outdated(w World, seen Seen, deviations []Deviation) bool {
 		!slices.ContainsFunc(deviations, func(d Deviation) bool { return d.File != CAFile && d.File != seen.MarkIn })
 }
 
-// refuse finds what is not ours to change. Where the store has a record of the service, the store decides, and
+// An objection is why a place is not ours to write; one without a reason is none.
+type objection struct {
+	reason, hint string
+	// Only who has the seal or the CA's key can have made what is there: the store is older than what it serves, or
+	// another one has its seal, and no place may be written.
+	proof bool
+}
+
+// putBack is how to go on where the store is older than what it serves.
+const putBack = "put the newest copy of the store back, or start with --accept, which says first what breaks"
+
+// object finds what is not ours to change. Where the store has a record of the service, the store decides, and
 // a mark that anybody could have made is content like any other. One that was made under our seal, or a leaf
 // that our own CA signed, and that the store has no record of, means in either case that the store is older
 // than what is there.
-func refuse(s State, w World, seen Seen, now time.Time) (Action, bool) {
-	no := func(reason, hint string) (Action, bool) {
-		return Action{Do: Refuse, Reason: reason, Hint: hint}, true
+func object(s State, w World, seen Seen, now time.Time) objection {
+	if seen.Foreign.Reason != "" {
+		return objection{seen.Foreign.Reason, seen.Foreign.Hint, false}
 	}
-	const back = "put the newest copy of the store back, or start with --accept, which says first what breaks"
 	if seen.Ours && !seen.Recorded && !now.After(seen.Leaf.NotAfter) && !s.accepts(leafToken(seen.Leaf)) {
-		return no(fmt.Sprintf("holds leaf %s, which this CA signed and the store has no record of: the store is older than what it serves",
-			issuer.SerialString(seen.Leaf)), back)
+		return objection{fmt.Sprintf("holds leaf %s, which this CA signed and the store has no record of: the store is older than what it serves",
+			issuer.SerialString(seen.Leaf)), putBack, true}
 	}
 	mark, identity := seen.Mark, w.Authority.Identity()
-	if mark == nil || s.accepts(mark.token()) || s.Known && !seen.Proven {
-		return Action{}, false
-	}
 	switch {
+	case mark == nil || s.accepts(mark.token()) || s.Known && !seen.Proven:
+		return objection{}
 	case mark.Store != identity:
-		return no(fmt.Sprintf("was written by another meshca, whose store is %s; this store is %s", mark.Store, identity),
-			"put that store back, or take the place away from it: move it away, or start with --accept, which says first what breaks")
-	case mark.Epoch > w.Authority.Epoch():
-		return no(fmt.Sprintf("was written by this store at epoch %d, and the store is at %d: it is older than what it serves",
-			mark.Epoch, w.Authority.Epoch()), back)
-	case !s.Known:
-		return no("was written by this store, which has no record of it: the store is older than what it serves", back)
-	case !seen.Marked && (seen.Leaf == nil || !now.After(seen.Leaf.NotAfter)):
-		return no(fmt.Sprintf("says that this store wrote leaf %s, of which the store has no record: the store is older than what it serves",
-			mark.Serial), back)
+		return objection{fmt.Sprintf("was written by another meshca, whose store is %s; this store is %s", mark.Store, identity),
+			"put that store back, or take the place away from it: move it away, or start with --accept, which says first what breaks", seen.Proven}
+	case !seen.Proven:
+		return objection{"says that this store wrote it, and its seal did not: it was copied here, or forged",
+			"take " + seen.MarkIn + " away there, or start with --accept, which says first what breaks", false}
 	}
-	return Action{}, false
+	return objectToOurs(s, w, seen, now)
+}
+
+// objectToOurs is object for a mark that was made under our seal, for this place, by this store.
+func objectToOurs(s State, w World, seen Seen, now time.Time) objection {
+	mark := seen.Mark
+	switch {
+	case mark.Epoch > w.Authority.Epoch():
+		return objection{fmt.Sprintf("was written by this store at epoch %d, and the store is at %d: it is older than what it serves",
+			mark.Epoch, w.Authority.Epoch()), putBack, true}
+	case !s.Known && seen.Marked && mark.Service != s.Service:
+		return objection{fmt.Sprintf("was written by this store for service %q: was that renamed?", mark.Service),
+			"if so, take " + seen.MarkIn + " away there, or start with --accept, which says first what breaks; else give one of the two another place", false}
+	case !s.Known:
+		return objection{"was written by this store, which has no record of it: the store is older than what it serves", putBack, true}
+	case !seen.Marked && (seen.Leaf == nil || !now.After(seen.Leaf.NotAfter)):
+		return objection{fmt.Sprintf("says that this store wrote leaf %s, of which the store has no record: the store is older than what it serves",
+			mark.Serial), putBack, true}
+	}
+	return objection{}
 }
 
 // accepts says whether an operator has said that what the token names may be written over.

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"errors"
 	"maps"
 	"net/http"
 	"os"
@@ -121,4 +123,58 @@ func testStamps(t *testing.T, k *kubernetes) {
 		t.Errorf("Secrets were written: %v → %v", before, after)
 	}
 	m.AwaitSound(p, "envoy", "pgadmin")
+	// So it is at a start, and whoever keeps another Secret need not fear a stamp that somebody writes there.
+	p.Stop()
+	p = m.Start()
+	m.awaitStatus(p, "refused strange: ", "refused copied: ")
+	k.change(t, "stamps", "envoy", "stranger", data(caFile, []byte("another")))
+	m.AwaitSound(p, "envoy", "pgadmin")
+	if after := m.versions(); after["strange"] != before["strange"] || after["copied"] != before["copied"] {
+		t.Errorf("Secrets were written: %v → %v", before, after)
+	}
+}
+
+// inBundle sees that a ca.crt holds the CA's root.
+func inBundle(f *foreignCA, bundle []byte) error {
+	if !bytes.Contains(bundle, bytes.TrimSpace(f.PEM())) {
+		return errors.New("the other CA's root is not in ca.crt")
+	}
+	return nil
+}
+
+// testMoved gives services other Secrets, by a reload and by a restart: one that another CA has filled is taken over,
+// and one with another meshca's stamp is refused. What they had stays.
+func testMoved(t *testing.T, k *kubernetes) {
+	m := k.newMesh(t, "moved", clusterSettings{Services: []string{"envoy", "pgadmin", "filled", "strange"}})
+	other := k.newMesh(t, "moved-other", clusterSettings{Services: []string{"strange"}})
+	q := other.Start()
+	other.AwaitSound(q)
+	stranger := k.secret(t, "moved-other", "strange")
+	k.do(t, http.MethodPost, "/api/v1/namespaces/moved/secrets", object{"metadata": object{"name": "strange-mtls-cert",
+		"labels": stranger.Metadata.Labels, "annotations": stranger.Metadata.Annotations}, "type": stranger.Type, "data": stranger.Data})
+	f := newForeignCA(t)
+	f.makeSecret(t, m, "filled")
+	before := k.secret(t, "moved", "filled")
+
+	here := clusterSettings{Services: []string{"envoy", "pgadmin"}}
+	m.Configure(here)
+	p := m.Start()
+	m.AwaitSound(p, "envoy", "pgadmin")
+	old := m.versions()
+	here.Extra = map[string]string{"pgadmin": "secret: strange-mtls-cert"}
+	m.Configure(here)
+	m.awaitStatus(p, "refused pgadmin: moved/strange-mtls-cert was written by another meshca")
+	p.Stop()
+	here.Extra = map[string]string{"pgadmin": "secret: filled-mtls-cert"}
+	m.Configure(here)
+	p = m.Start()
+	m.awaitStatus(p, "taking over pgadmin")
+	p.Await("both trust the union, and the leaf stays", func() error {
+		now, envoy := k.secret(t, "moved", "filled"), k.secret(t, "moved", "envoy")
+		return errors.Join(same(before.Data[certFile], now.Data[certFile]), same(before.Data[keyFile], now.Data[keyFile]),
+			same(now.Data[caFile], envoy.Data[caFile]), inBundle(f, envoy.Data[caFile]))
+	})
+	if now := m.versions(); now["pgadmin"] != old["pgadmin"] || now["strange"] != old["strange"] {
+		t.Errorf("written: %v → %v", old, now)
+	}
 }

@@ -34,7 +34,7 @@ func TestCluster(t *testing.T) {
 		"Rights": testRights, "Needs": testNeeds, "FirstStartRefused": testFirstStartRefused,
 		"Drift": testDrift, "Deleted": testDeleted, "Fight": testFight,
 		"DeletedMeanwhile": testDeletedMeanwhile, "Errors": testErrors, "Away": testAway, "Stale": testStale,
-		"Closed": testClosed, "Stamps": testStamps, "Glass": testGlass, "Claimed": testClaimed, "Modes": testModes,
+		"Closed": testClosed, "Stamps": testStamps, "Moved": testMoved, "Glass": testGlass, "Claimed": testClaimed, "Modes": testModes,
 		"Shapes": testShapes, "Workloads": testWorkloads, "Left": testLeft, "Incident": testIncident,
 	} {
 		t.Run(name, func(t *testing.T) {
