@@ -135,7 +135,10 @@ func clean(s string) string {
 	return quoted[1 : len(quoted)-1]
 }
 
-// leafMarks are the annotations that tell of a leaf.
+// leafAnnotations tell of a leaf beside its serial. Where there is none they are empty.
+var leafAnnotations = []string{annotationNotBefore, annotationNotAfter, annotationIssuer}
+
+// leafMarks are what those say of a leaf.
 func leafMarks(notBefore, notAfter time.Time, issuer string) map[string]string {
 	if notAfter.IsZero() {
 		return map[string]string{}
@@ -164,7 +167,7 @@ func marksDeviate(secret *corev1.Secret, service, serial string) (found []rotati
 			of = leafMarks(cert.NotBefore, cert.NotAfter, cert.Issuer.CommonName)
 		}
 	}
-	for _, name := range []string{annotationNotBefore, annotationNotAfter, annotationIssuer} {
+	for _, name := range leafAnnotations {
 		switch seen := secret.Annotations[name]; {
 		case serial == "" && seen != of[name]: // a mark that names no leaf goes without; one whose serial was removed has them still
 			differ(name, seen, "")
@@ -191,13 +194,13 @@ func manifestOf(s Service, m rotation.Material, v secretVersion) manifest {
 		maps.Copy(annotations, v.keptAnnotations)
 	}
 	labels[labelService] = m.Mark.Service
+	for _, name := range leafAnnotations {
+		annotations[name] = "" // which is as good as absent: left out, somebody else's would stay
+	}
 	maps.Copy(annotations, leafMarks(m.Mark.NotBefore, m.Mark.NotAfter, m.Mark.Issuer))
 	annotations[annotationStamp] = m.Mark.Store + "." + m.Mark.MAC
 	annotations[annotationEpoch] = strconv.FormatUint(m.Mark.Epoch, 10)
-	annotations[annotationBundle] = m.Mark.Bundle
-	if m.Mark.Serial != "" {
-		annotations[annotationSerial] = m.Mark.Serial
-	}
+	annotations[annotationBundle], annotations[annotationSerial] = m.Mark.Bundle, m.Mark.Serial
 	if m.Key == nil { // leaf and key stay; left out, they would go if they are ours
 		m.Cert, m.Key = v.cert, v.key
 	}

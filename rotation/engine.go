@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,7 +65,8 @@ type Engine struct {
 	moved        atomic.Bool       // a ca.crt has come to hold our root, or holds it no longer, in this pass
 
 	commands chan command
-	changed  chan string
+	changed  chan string // what the target's watch tells
+	again    namesOnce   // what a pass wants another to look at: it cannot wait for room in the channel that it is to empty
 	status   atomic.Pointer[Status]
 }
 
@@ -214,12 +216,13 @@ func (e *Engine) Run(ctx context.Context) error {
 			all = true
 			watching = e.watch(ctx)
 		case name := <-e.changed:
-			names, all = e.drain(name)
+			names = e.drain(name)
 		case <-timer.C:
 		}
 		now := e.now()
 		e.noticeClock(now)
-		all = all || e.mayPublish(names, now)
+		names = append(names, e.again.take()...)
+		all = all || slices.Contains(names, "") || e.mayPublish(names, now)
 		if all = all || e.runDue(now) || !now.Before(e.nextSweep()); all {
 			names = e.names()
 		}
@@ -265,16 +268,45 @@ func (e *Engine) watchOnce(ctx context.Context) (again bool) {
 }
 
 // drain takes all changes that are waiting, so that a burst of events is one pass.
-func (e *Engine) drain(first string) (names []string, all bool) {
+func (e *Engine) drain(first string) (names []string) {
 	names = []string{first}
 	for {
 		select {
 		case name := <-e.changed:
 			names = append(names, name)
 		default:
-			return names, slices.Contains(names, "")
+			return names
 		}
 	}
+}
+
+// namesOnce are names, each kept once until they are taken. It is safe for concurrent use.
+type namesOnce struct {
+	mu    sync.Mutex
+	names map[string]bool
+}
+
+func (n *namesOnce) add(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.names == nil {
+		n.names = make(map[string]bool)
+	}
+	n.names[name] = true
+}
+
+func (n *namesOnce) take() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	taken := sorted(n.names)
+	n.names = nil
+	return taken
+}
+
+func (n *namesOnce) any() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.names) > 0
 }
 
 // do has Run do something between two passes.
@@ -457,6 +489,9 @@ func (e *Engine) attention(s *service, now time.Time) time.Time {
 
 // wake is the next instant at which there may be something to do.
 func (e *Engine) wake(now time.Time) time.Time {
+	if e.again.any() {
+		return now
+	}
 	wake := e.nextSweep()
 	if next := e.Schedule.Next(e.lastRun); !next.IsZero() {
 		wake = earlier(wake, next)

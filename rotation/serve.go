@@ -136,13 +136,8 @@ func (e *Engine) noteClaim(s *service, seen Seen) {
 	s.claim = claim
 }
 
-// changedAgain has the service looked at in another pass.
-func (e *Engine) changedAgain(service string) {
-	select {
-	case e.changed <- service:
-	default: // so many changes are waiting that the next look will come
-	}
-}
+// changedAgain has the service looked at in another pass, at once; "" is all.
+func (e *Engine) changedAgain(service string) { e.again.add(service) }
 
 // remarksOn are what people should know of the place: also that a leaf which waits to be signed anew cannot be
 // used meanwhile.

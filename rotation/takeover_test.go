@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -1065,5 +1066,37 @@ func TestTheWordOnALeftPlace(t *testing.T) {
 		if got := m.anew(t); len(got) != 4 {
 			t.Errorf("leaves of ours at %v", got)
 		}
+	})
+}
+
+// TestManyChangesAtOnce: the union comes to its last place while more is told of others than is queued. The leaves
+// are signed anew then, not in the next sweep.
+func TestManyChangesAtOnce(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.sweep = time.Hour
+		m.declare(rotation.ReadersNone, incident...)
+		m.read(time.Now().Add(-time.Hour), "bookapi")
+		stop := m.run(t)
+		defer stop()
+		m.wait(10 * time.Minute)
+		m.wantAwaited(t, "bookapi")
+		m.read(time.Now().Add(time.Hour), "bookapi")
+		var healed, told atomic.Bool
+		m.target.Fail = func(string) (error, bool) { healed.Store(true); return nil, true }
+		m.target.Unreachable = func(name string) error {
+			if name == "envoy" && healed.Load() && told.CompareAndSwap(false, true) { // the look after the heal
+				for range 200 {
+					m.target.Change("pgadmin", func(*rotation.Observation) {})
+				}
+				time.Sleep(time.Second) // until the queue is full
+			}
+			return nil
+		}
+		m.target.Change("envoy", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+		m.wait(time.Minute)
+		if !told.Load() {
+			t.Fatal("envoy was not looked at after its heal")
+		}
+		m.wantAllAnew(t)
 	})
 }

@@ -46,13 +46,13 @@ func (m *Memory) Suite() Subject { return Subject{Target: m, Tamper: m.tamper} }
 
 // Observe implements [rotation.Target].
 func (m *Memory) Observe(_ context.Context, service string) (rotation.Observation, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.Unreachable != nil {
 		if err := m.Unreachable(service); err != nil {
 			return rotation.Observation{}, err
 		}
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	place := m.at(service)
 	o := m.sets[place]
 	o.MarkIn = "mark"

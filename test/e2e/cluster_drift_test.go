@@ -127,6 +127,50 @@ func (d drift) check(t *testing.T, m *clusterMesh, line Line, before *secret) {
 	}
 }
 
+// testMarksOfNoLeaf: what somebody writes of a leaf beside one that meshca does not know is put right once, be it there
+// before or come later, and holds nobody up.
+func testMarksOfNoLeaf(t *testing.T, k *kubernetes) {
+	m := k.newMesh(t, "no-leaf", clusterSettings{Services: []string{"before", "later"}, Sweep: "1s", Extra: map[string]string{"before": "consumers: none"}})
+	a := newForeignCA(t)
+	marks := object{"annotations": object{"meshca.io/serial": "0123", "meshca.io/not-before": "then", "meshca.io/not-after": "never", "meshca.io/issuer": "me"}}
+	for _, service := range m.Services {
+		set := a.set(t, service)
+		set[keyFile] = a.set(t, service)[keyFile]
+		s := shape{how: "somebody", object: object{"type": "kubernetes.io/tls", "data": set}}
+		if service == "before" {
+			s.object["metadata"] = maps.Clone(marks)
+		}
+		m.makeShape(t, service, s)
+	}
+	p := m.Start()
+	m.awaitStatus(p, "taking over later: waits for nobody is seen to read it")
+	k.change(t, m.namespace, "later", "stranger", object{"metadata": marks})
+	p.AwaitLine("healed", "service", "later")
+	m.AwaitSweep(p)
+	held := make(map[string]string)
+	for _, service := range m.Services {
+		held[service] = k.secret(t, m.namespace, service).Metadata.ResourceVersion
+	}
+	for range 3 {
+		m.AwaitSweep(p)
+	}
+	for service, heals := range map[string]int{"before": 0, "later": 1} {
+		if n := len(p.Lines("healed", "service", service)); n != heals {
+			t.Errorf("%s was healed %d times, want %d", service, n, heals)
+		}
+		if is := k.secret(t, m.namespace, service).Metadata.ResourceVersion; is != held[service] {
+			t.Errorf("%s was written though nobody had been there: resourceVersion %s → %s", service, held[service], is)
+		}
+	}
+	if s, _ := m.Status(); s.Of("before").WaitsFor != "" {
+		t.Errorf("before is waited for: %+v", s.Of("before"))
+	}
+	if answer := m.Run("adopt", "later", "--config", m.Config(), "--continue"); answer.Code != 0 {
+		t.Errorf("meshca adopt later --continue: %d %s%s", answer.Code, answer.Stdout, answer.Stderr)
+	}
+	m.AwaitSigned(p)
+}
+
 // testDeleted deletes Secrets, and makes others in their place.
 func testDeleted(t *testing.T, k *kubernetes) {
 	services := []string{"helm", "plain", "race-mine", "race-theirs", "half"}

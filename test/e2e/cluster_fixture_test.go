@@ -32,7 +32,7 @@ func TestCluster(t *testing.T) {
 	k := newKubernetes(t)
 	for name, test := range map[string]func(*testing.T, *kubernetes){
 		"Rights": testRights, "Needs": testNeeds, "FirstStartRefused": testFirstStartRefused,
-		"Drift": testDrift, "Deleted": testDeleted, "Fight": testFight,
+		"Drift": testDrift, "MarksOfNoLeaf": testMarksOfNoLeaf, "Deleted": testDeleted, "Fight": testFight,
 		"DeletedMeanwhile": testDeletedMeanwhile, "Errors": testErrors, "Away": testAway, "Stale": testStale,
 		"Closed": testClosed, "Stamps": testStamps, "Moved": testMoved, "Glass": testGlass, "Claimed": testClaimed, "Modes": testModes,
 		"Shapes": testShapes, "Workloads": testWorkloads, "Left": testLeft, "Incident": testIncident,
