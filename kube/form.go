@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -220,23 +221,28 @@ func manifestOf(s Service, m rotation.Material, v secretVersion) manifest {
 	}
 }
 
-// formOf is what of a Secret is not ours. The zero value stands for what meshca would make by itself. What kubectl
-// apply keeps in an annotation is left out: it may hold the old private key.
+const (
+	maxAnnotation = 1 << 10  // of another's annotation that the store keeps, in bytes: a longer one is a document
+	maxKept       = 16 << 10 // of all labels, of all annotations, and of all names of keys
+)
+
+// formOf is what of a Secret is not ours. The zero value stands for what meshca would make by itself. What tools keep
+// in annotations of the manifest is left out, since it holds the old private key: kubectl's, and what looks like it.
 func formOf(secret *corev1.Secret) rotation.Form {
 	f := rotation.Form{Labels: foreign(secret.Labels), Annotations: foreign(secret.Annotations)}
 	if f.Labels[labelManagedBy] == managedBy {
 		delete(f.Labels, labelManagedBy)
 	}
 	delete(f.Annotations, corev1.LastAppliedConfigAnnotation)
+	maps.DeleteFunc(f.Annotations, func(_, value string) bool {
+		return len(value) > maxAnnotation || showsKey(value, secret.Data[rotation.KeyFile])
+	})
+	limit(f.Labels)
+	limit(f.Annotations)
 	if secret.Type != corev1.SecretTypeTLS {
 		f.Type = string(secret.Type)
 	}
-	for key := range secret.Data {
-		if !slices.Contains(keys, key) {
-			f.Keys = append(f.Keys, key)
-		}
-	}
-	slices.Sort(f.Keys)
+	f.Keys = foreignKeys(secret)
 	if len(f.Labels) == 0 {
 		f.Labels = nil
 	}
@@ -245,6 +251,61 @@ func formOf(secret *corev1.Secret) rotation.Form {
 	}
 	return f
 }
+
+// foreignKeys names what the Secret holds beside a set, as many as are told of.
+func foreignKeys(secret *corev1.Secret) (names []string) {
+	size := 0
+	for _, key := range slices.Sorted(maps.Keys(secret.Data)) {
+		if slices.Contains(keys, key) {
+			continue
+		}
+		if size += len(key); size > maxKept {
+			break
+		}
+		names = append(names, key)
+	}
+	return names
+}
+
+// limit leaves the first by name, as many as are kept.
+func limit(all map[string]string) {
+	size := 0
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if size += len(name) + len(all[name]); size > maxKept {
+			delete(all, name)
+		}
+	}
+}
+
+// showsKey says whether a text holds a private key: any in PEM, as it is or in base64, or lines of this one.
+func showsKey(text string, key []byte) bool {
+	for _, mark := range keyMarks {
+		if strings.Contains(text, mark) {
+			return true
+		}
+	}
+	for line := range strings.Lines(string(key)) {
+		if line = strings.TrimSpace(line); len(line) >= minKeyLine && !strings.HasPrefix(line, "-") && strings.Contains(text, line) {
+			return true
+		}
+	}
+	return false
+}
+
+// minKeyLine is shorter than the lines of a key, and longer than words.
+const minKeyLine = 20
+
+// keyMarks is what every private key in PEM holds, and what that becomes in base64, by where in a group of three bytes
+// it begins.
+var keyMarks = func() []string {
+	const mark = "PRIVATE KEY"
+	marks := []string{mark}
+	for shift := range 3 {
+		encoded := base64.RawStdEncoding.EncodeToString(append(make([]byte, shift), mark...))
+		marks = append(marks, encoded[(shift*8+5)/6:(shift+len(mark))*8/6])
+	}
+	return marks
+}()
 
 // foreign are the labels or annotations that are not ours.
 func foreign(all map[string]string) map[string]string {

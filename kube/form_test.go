@@ -1,13 +1,21 @@
 package kube
 
 import (
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/meshca/meshca/ca/catest"
 	"github.com/meshca/meshca/rotation"
 )
 
@@ -59,5 +67,62 @@ func TestTLSWithoutLeaf(t *testing.T) {
 				t.Errorf("%s: %s is %v, there is %v", kind, key, value, there)
 			}
 		}
+	}
+}
+
+// TestKeyInAnnotation: what tools keep of a manifest in an annotation shows the private key, and is not kept.
+func TestKeyInAnnotation(t *testing.T) {
+	t.Parallel()
+	key := catest.NewForeign(t, "a", time.Now()).KeyPEM(t)
+	block, _ := pem.Decode(key)
+	text := func(v any) string {
+		encoded, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(encoded)
+	}
+	secret := &corev1.Secret{Data: map[string][]byte{rotation.KeyFile: key}}
+	secret.Labels = map[string]string{"team": "core"}
+	secret.Annotations = map[string]string{
+		"example.com/note":                 "do not lose: the PRIVATE road",
+		"example.com/longest":              strings.Repeat("a", maxAnnotation),
+		"example.com/too-long":             strings.Repeat("a", maxAnnotation+1),
+		"kapp.k14s.io/original":            text(map[string]any{"data": map[string][]byte{"tls.key": key}}),
+		"example.com/string-data":          text(map[string]any{"stringData": map[string]string{"tls.key": string(key)}}),
+		"example.com/after-one":            base64.StdEncoding.EncodeToString(append([]byte("a"), key...)),
+		"example.com/after-two":            base64.StdEncoding.EncodeToString(append([]byte("ab"), key...)),
+		"example.com/der":                  base64.StdEncoding.EncodeToString(block.Bytes),
+		"example.com/end":                  base64.StdEncoding.EncodeToString(block.Bytes)[128:],
+		corev1.LastAppliedConfigAnnotation: "{}",
+	}
+	f := formOf(secret)
+	if got, want := slices.Sorted(maps.Keys(f.Annotations)), []string{"example.com/longest", "example.com/note"}; !slices.Equal(got, want) {
+		t.Errorf("kept %v, want %v", got, want)
+	}
+	if f.Labels["team"] != "core" {
+		t.Errorf("labels %v", f.Labels)
+	}
+}
+
+// TestFormIsBounded: however much others write beside a set, the store keeps little of it, the same each time.
+func TestFormIsBounded(t *testing.T) {
+	t.Parallel()
+	secret := &corev1.Secret{Data: make(map[string][]byte)}
+	secret.Labels, secret.Annotations = make(map[string]string), make(map[string]string)
+	for i := range 10_000 {
+		name := fmt.Sprintf("example.com/%030d", i)
+		secret.Labels[name], secret.Annotations[name], secret.Data[name] = "a", strings.Repeat("a", 1000), nil
+	}
+	f := formOf(secret)
+	encoded, err := json.Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(f.Labels) < 100 || len(f.Annotations) < 10 || len(f.Keys) < 100 || len(encoded) > 4*maxKept {
+		t.Errorf("%d labels, %d annotations, %d keys, %d bytes", len(f.Labels), len(f.Annotations), len(f.Keys), len(encoded))
+	}
+	if diff := cmp.Diff(f, formOf(secret)); diff != "" {
+		t.Errorf("another form each time: %s", diff)
 	}
 }

@@ -100,6 +100,7 @@ type service struct {
 	taken    *Takeover // as the store has it, also when a leaf of ours is in place
 	waits    string    // why its processes may refuse leaves that are signed anew
 	form     Form      // as the store has it
+	forms    bucket    // its records
 	healed   int       // since the start
 	issued   int
 	lastHeal time.Time
@@ -435,7 +436,7 @@ func (e *Engine) finishSweep(err error, w World, now time.Time) {
 	if pruned > 0 {
 		e.Log.Info("pruned records of expired certificates", "count", pruned)
 	}
-	err = errors.Join(err, pruneErr)
+	err = errors.Join(err, pruneErr, e.forget(now))
 	if w.Run {
 		err = errors.Join(err, e.saveLastRun(now))
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,5 +141,74 @@ func TestSameLeafAgain(t *testing.T) {
 		if now := size(); now > first+first/20 || first > before+len(padding) {
 			t.Errorf("the store's values are %d bytes after each leaf has come ten times, %d after once, %d before", now, first, before)
 		}
+	})
+}
+
+// countingStore counts the commits.
+type countingStore struct {
+	store.Store
+	updates atomic.Int32
+}
+
+func (c *countingStore) Update(fn func(store.Writer) error) error {
+	c.updates.Add(1)
+	return c.Store.Update(fn)
+}
+
+// TestFormsAreMetered: labels that change all the time cost few commits, and the last of them are kept in the end.
+func TestFormsAreMetered(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		counted := &countingStore{Store: w.store}
+		w.store = counted
+		defer w.run(t)()
+		before := counted.updates.Load()
+		const changes = 300
+		for i := range changes {
+			w.target.Change("envoy", func(o *rotation.Observation) {
+				o.Form.Labels = map[string]string{"nth": fmt.Sprintf("label-%d.", i)}
+			})
+			synctest.Wait()
+		}
+		if n := counted.updates.Load() - before; n > 30 {
+			t.Errorf("%d commits for %d changes of a label", n, changes)
+		}
+		time.Sleep(2 * w.sweep)
+		synctest.Wait()
+		if form := w.entries(t)["form/envoy"]; !strings.Contains(form, fmt.Sprintf("label-%d.", changes-1)) {
+			t.Errorf("the store has the form %s", form)
+		}
+	})
+}
+
+// TestForgotten: what the store has of places goes when their services are kept no longer. What a service was taken
+// over with stays while a process may hold a leaf of that time: it may come back.
+func TestForgotten(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		for _, name := range m.names {
+			m.target.Change(name, func(o *rotation.Observation) { o.Form.Labels = map[string]string{"of": name} })
+		}
+		stop := m.run(t)
+		has := func(want bool, keys ...string) {
+			t.Helper()
+			for _, key := range keys {
+				if _, there := m.entries(t)[key]; there != want {
+					t.Errorf("%s is in the store: %t", key, there)
+				}
+			}
+		}
+		has(true, "form/bookapi", "form/envoy", "takeover/bookapi", "takeover/envoy")
+		m.wait(time.Hour)
+		m.names = []string{"bookapi", "pgadmin", "search", "timescaledb"}
+		if err := m.engine.Reload(t.Context(), policies(m.names)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		has(false, "form/envoy")
+		has(true, "form/bookapi", "takeover/bookapi", "takeover/envoy")
+		stop()
+		m.skew.Store(int64(120 * 24 * time.Hour)) // its leaf has expired, and records are kept 90 days
+		defer m.run(t)()
+		has(false, "takeover/envoy")
+		has(true, "form/bookapi", "takeover/bookapi")
 	})
 }

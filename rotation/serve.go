@@ -105,7 +105,7 @@ func (e *Engine) note(s *service, seen Seen, now time.Time) error {
 		return err
 	}
 	s.looked, s.ca = true, seen.CA
-	return errors.Join(e.keepForm(s, seen), e.noteTrust(s, seen, now))
+	return errors.Join(e.keepForm(s, seen, now), e.noteTrust(s, seen, now))
 }
 
 // leave lets a place alone: it is looked at when it changes, and in the sweep.

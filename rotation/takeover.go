@@ -191,3 +191,14 @@ func (t *Takeover) live(now time.Time) (chains [][]*x509.Certificate) {
 	}
 	return chains
 }
+
+// over is when the last leaf that was found has expired.
+func (t *Takeover) over() time.Time {
+	end := later(t.Since, t.NotAfter)
+	for _, data := range t.Chains {
+		if leaf := firstCertificate(data); leaf != nil {
+			end = later(end, leaf.NotAfter)
+		}
+	}
+	return end
+}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/big"
 	"net/http"
@@ -312,7 +313,7 @@ func (m *clusterMesh) Configure(s clusterSettings) {
 	m.ConfigureText(b.String())
 }
 
-// Serve starts the program as the account. Whatever it says, it says no key.
+// Serve starts the program as the account. Whatever it says and stores, it says and stores no key.
 func (m *clusterMesh) Serve(flags ...string) *Process {
 	m.t.Helper()
 	p := m.Mesh.Serve(append([]string{"--kubeconfig", m.account.kubeconfig}, flags...)...)
@@ -321,6 +322,14 @@ func (m *clusterMesh) Serve(flags ...string) *Process {
 		m.checkSilent("the output", p.out.String())
 		for _, event := range m.events("") {
 			m.checkSilent("an Event", event.Note)
+		}
+		s, err := readStore(m.Store())
+		if errors.Is(err, fs.ErrNotExist) {
+			return // it has refused to start
+		}
+		must(m.t, err)
+		if s.holds([]byte("PRIVATE KEY")) {
+			m.t.Error("the store's file holds a private key in PEM")
 		}
 	})
 	return p

@@ -43,6 +43,14 @@ func shapes(t *testing.T, f *foreignCA) map[string]shape {
 	}
 	big := set("big")
 	big["dump"] = bytes.Repeat([]byte("0123456789"), 90_000)
+	combined := set("combined")
+	combined[certFile] = slices.Concat(combined[certFile], combined[keyFile])
+	kept := set("manifest-kept")
+	manifest, err := json.Marshal(typed(opaque, nil, kept))
+	must(t, err)
+	short, err := json.Marshal(object{"stringData": object{keyFile: string(kept[keyFile])}})
+	must(t, err)
+	annotated := object{"annotations": object{"kapp.k14s.io/original": string(manifest), "example.com/applied": string(short), "example.com/note": "do not lose"}}
 	pair := set("tls-create")
 	delete(pair, caFile)
 	return map[string]shape{
@@ -61,6 +69,8 @@ func shapes(t *testing.T, f *foreignCA) map[string]shape {
 		"ca-only":       {"create", typed(opaque, nil, map[string][]byte{caFile: f.PEM()}), ""},
 		"string-data":   {"apply", object{"type": opaque, "stringData": text}, lastApplied},
 		"big":           {"create", typed(opaque, nil, big), ""},
+		"combined":      {"create", typed(opaque, nil, combined), ""},
+		"manifest-kept": {"create", typed(opaque, annotated, kept), ""},
 		"crlf":          {"somebody", typed(tls, nil, crlf), ""},
 	}
 }

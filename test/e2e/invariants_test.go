@@ -84,7 +84,7 @@ func InspectRecords(m *Mesh, s *storeCopy) []error {
 		}
 	}
 	found = append(found, inspectIndexes(s)...)
-	if bytes.Contains(s.raw, []byte("PRIVATE KEY")) {
+	if s.holds([]byte("PRIVATE KEY")) {
 		found = append(found, errors.New("the store's file holds a private key in PEM"))
 	}
 	sets, err := filepath.Glob(m.Path("*", "..2*"))
