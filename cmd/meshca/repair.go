@@ -36,7 +36,9 @@ what each Secret has and would have. With --yes it is carried out: each Secret i
 what was looked at. What is equal is not written, and nothing is deleted.
 
 It is refused as a whole where a service's files would not work, where services that accept each other now
-would refuse each other afterwards, where a Secret is kept by other software, and where a meshca is live.
+would refuse each other afterwards, where a Secret is kept by other software, and where a meshca is live:
+Secrets bear its stamp, or its guard is in the cluster. Without the right to list policies the guard is not
+seen; a warning says so, and the Secrets decide.
 Pods are not restarted: those that hold older files are named, in the order in which to restart them.
 
 Exit code: 0 nothing is left to write, 1 there is (without --yes) or it is refused, 2 it could not be

@@ -25,6 +25,7 @@ const (
 	wantDelete      = "meshca keeps this Secret for a service that cannot start without it: leave it"
 	wantLabelled    = "only meshca makes Secrets with the label meshca.io/service: leave the label out"
 	wantName        = "this name is in meshca's catalogue, and meshca makes the Secret itself: wait for it, or use another name"
+	wantReason      = "give it the annotation meshca.io/break-glass=<reason> in the same write"
 	wantGlass       = "kubectl --as=meshca:break-glass --as-group=meshca:break-glass"
 )
 

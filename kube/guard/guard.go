@@ -12,6 +12,9 @@
 //   - to put the label on a Secret, at its creation or later;
 //   - to create a Secret under a name of the catalogue.
 //
+// From that group it refuses to change one of the three keys without the annotation [BreakGlassAnnotation] and a reason:
+// meshca would put them back at once.
+//
 // All else of such a Secret, and all other Secrets, are free. The policies are CEL in the API server
 // (admissionregistration.k8s.io/v1, Kubernetes 1.30 and later): no webhook, nothing that has to be running.
 package guard
@@ -45,7 +48,7 @@ var actions = map[Mode]string{Warn: "[Warn, Audit]", Deny: "[Deny]"}
 const (
 	// DefaultUser is meshca's account where it is installed as its manifests do it.
 	DefaultUser = "system:serviceaccount:meshca:meshca"
-	// BreakGlassGroup is let through. Nobody is in it: it is reached by impersonation only, which the audit
+	// BreakGlassGroup is let through, if it says why. Nobody is in it: it is reached by impersonation only, which the audit
 	// log shows together with who it was.
 	BreakGlassGroup = "meshca:break-glass"
 	// BreakGlassUser is the name to impersonate together with the group. It has no rights but the group's, so

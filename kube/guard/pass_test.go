@@ -67,7 +67,7 @@ func letsMeshca(w *world) {
 
 // typeChecks: the API server's own check of the expressions finds nothing.
 func typeChecks(w *world) {
-	for _, policy := range []string{"meshca-managed-secrets", "meshca-catalogue-names"} {
+	for _, policy := range []string{"meshca-managed-secrets", "meshca-catalogue-names", "meshca-broken-glass"} {
 		w.await("the types are checked", func() error {
 			status := w.must("", "get", "validatingadmissionpolicy", policy, "-o", "jsonpath={.status.typeChecking}")
 			if status != "{}" {
@@ -108,6 +108,7 @@ func breaksGlass(w *world) {
 	if out, err := w.runWith(oncall, append(write, "--as=alice")...); err == nil || !strings.Contains(out, "cannot impersonate") {
 		w.t.Errorf("under another's name: %v\n%s", err, out)
 	}
+	w.wantsReason(oncall, glass)
 	if out, err := w.runWith(oncall, write...); err != nil || strings.Contains(out, "ValidatingAdmissionPolicy") {
 		w.t.Fatalf("whoever may break the glass does not: %v\n%s", err, out)
 	}
@@ -116,7 +117,12 @@ func breaksGlass(w *world) {
 	}
 	w.audited(`"verb":"patch"`, `"username":"system:serviceaccount:payments:oncall"`,
 		`"impersonatedUser":{"username":"meshca:break-glass","groups":["meshca:break-glass"`, `"code":200`)
-	// It is broken for that write only.
+	// With the reason on the Secret, further writes need no other; without it there are none.
+	again := patch + `{"stringData":{"tls.crt":"PLACEHOLDER"}}`
+	if out, err := w.runWith(oncall, append(strings.Split(again, " "), glass...)...); err != nil || strings.Contains(out, "ValidatingAdmissionPolicy") {
+		w.t.Errorf("another write: %v\n%s", err, out)
+	}
+	// It is broken for those writes only.
 	if out, err := w.run("", "annotate", "secret", managed, "meshca.io/break-glass-"); err == nil || !strings.Contains(out, wantAnnotations) {
 		w.t.Errorf("the reason can be taken away: %v\n%s", err, out)
 	}
@@ -128,6 +134,31 @@ func breaksGlass(w *world) {
 	}
 	// cluster-admin has the right to impersonate, and to all else by its group.
 	w.must("", append([]string{"delete", "secret", managed, "--as-group=system:masters"}, glass...)...)
+}
+
+// wantsReason: who breaks the glass and does not say why is refused, and told how.
+func (w *world) wantsReason(token string, glass []string) {
+	w.t.Helper()
+	before := w.state()
+	for name, metadata := range map[string]string{
+		"no reason": `{}`, "an empty one": `{"annotations":{"meshca.io/break-glass":""}}`, "a blank one": `{"annotations":{"meshca.io/break-glass":"\t"}}`,
+		"another annotation": `{"annotations":{"meshca.io/reason":"x"}}`, "a label": `{"labels":{"meshca.io/break-glass":"x"}}`, "the label goes": `{"labels":{"meshca.io/service":null}}`,
+	} {
+		for _, change := range []string{`"stringData":{"ca.crt":"PLACEHOLDER"}`, `"data":{"tls.key":null}`, `"data":null`} {
+			args := strings.Split(patch+`{"metadata":`+metadata+`,`+change+`}`, " ")
+			out, err := w.runWith(token, append(args, glass...)...)
+			if err == nil || !strings.Contains(out, "denied request") || !strings.Contains(out, wantReason) || w.state() != before {
+				w.t.Errorf("%s, %s: %v, want a refusal that says %q\n%s", name, change, err, wantReason, out)
+			}
+			wantNoData(w.t, out)
+		}
+	}
+	// What is not healed over needs no reason.
+	for _, change := range []string{`{"stringData":{"foreign":"x"}}`, `{"metadata":{"labels":{"a":"b"}}}`} {
+		if out, err := w.runWith(token, append(strings.Split(patch+change, " "), append(glass, "--dry-run=server")...)...); err != nil {
+			w.t.Errorf("%s: %v\n%s", change, err, out)
+		}
+	}
 }
 
 // documented is the file of that name that docs/guard.md shows.

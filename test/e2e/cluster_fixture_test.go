@@ -30,7 +30,7 @@ import (
 // TestCluster has one API server for all tests of a cluster; each has namespaces of its own.
 func TestCluster(t *testing.T) {
 	t.Parallel()
-	k := newKubernetes(t)
+	k := newKubernetes(t, cluster.Options{})
 	for name, test := range map[string]func(*testing.T, *kubernetes){
 		"Rights": testRights, "Needs": testNeeds, "FirstStartRefused": testFirstStartRefused,
 		"Drift": testDrift, "MarksOfNoLeaf": testMarksOfNoLeaf, "Deleted": testDeleted, "Fight": testFight,
@@ -53,9 +53,9 @@ type kubernetes struct {
 	caFile string
 }
 
-func newKubernetes(t *testing.T) *kubernetes {
+func newKubernetes(t *testing.T, o cluster.Options) *kubernetes {
 	t.Helper()
-	k := &kubernetes{Cluster: cluster.Need(t, cluster.Options{})}
+	k := &kubernetes{Cluster: cluster.Need(t, o)}
 	dir := filepath.Dir(k.Kubeconfig)
 	k.caFile = filepath.Join(dir, "ca.crt")
 	roots := x509.NewCertPool()
