@@ -52,7 +52,7 @@ fuzz: ## fuzz each parser of outside bytes for a minute
 generate: ## make the generated files anew
 	@$(GO) generate ./...
 
-cluster-up: ## start a real kube-apiserver and etcd; builds them at first use, some ten minutes
+cluster-up: ## start a real kube-apiserver and etcd; builds them at first use: fourteen minutes of one core
 	@$(GO) build -o bin/cluster ./test/cluster/cmd && bin/cluster up
 
 cluster-down: ## end it, and remove all of it

@@ -51,8 +51,8 @@ func Built() bool {
 	return true
 }
 
-// Build builds what is missing from the Go module proxy, some 14 minutes of one core at the first time, and
-// tells of it. Several processes may call it at once: one builds, the others wait.
+// Build builds what is missing from the Go module proxy, some fourteen minutes of one core at the first time,
+// and tells of it. Several processes may call it at once: one builds, the others wait.
 func Build(ctx context.Context, progress io.Writer) error {
 	if Built() {
 		return nil

@@ -8,11 +8,13 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -31,12 +33,23 @@ import (
 const ServiceRange = "198.19.0.0/16"
 
 const (
-	readyWithin = 60 * time.Second // usually 5 s
+	readyWithin = 60 * time.Second // on an idle machine some 4 s: docs/testing.md
 	stopWithin  = 10 * time.Second
 )
 
+// A Kind is what a cluster consists of.
+type Kind string
+
+// API is etcd and kube-apiserver, and the controller manager on request. It keeps all objects, and runs no pod.
+const API Kind = "api"
+
+// starters start a cluster of each kind. One with a node has its place here.
+var starters = map[Kind]func(context.Context, *Cluster, Options) error{API: startAPI}
+
 // Options say what is started.
 type Options struct {
+	// Kind is what it consists of; API where it is "".
+	Kind Kind
 	// Dir is where everything lies: certificates, kubeconfig, logs, etcd's data. It must exist.
 	Dir string
 	// ControllerManager starts the controller manager too: garbage collection, ServiceAccounts, rollouts.
@@ -60,12 +73,7 @@ type Cluster struct {
 // skipped, or they are built where skips are failures.
 func Need(t testing.TB, o Options) *Cluster {
 	t.Helper()
-	if !Built() && os.Getenv("MESHCA_TEST_REQUIRE") != "all" {
-		need.Skip(t, "kube-apiserver is not built (make cluster-up builds it)")
-	}
-	if err := Build(t.Context(), t.Output()); err != nil {
-		t.Fatal(err)
-	}
+	NeedPrograms(t)
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}
@@ -81,50 +89,68 @@ func Need(t testing.TB, o Options) *Cluster {
 	return c
 }
 
+// NeedPrograms is Need for a test that starts clusters itself.
+func NeedPrograms(t testing.TB) {
+	t.Helper()
+	if !Built() && os.Getenv("MESHCA_TEST_REQUIRE") != "all" {
+		need.Skip(t, "kube-apiserver is not built (make cluster-up builds it)")
+	}
+	if err := Build(t.Context(), t.Output()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Start starts a cluster of programs that are built, and returns when the API server is ready. After an error
 // nothing is left running.
-func Start(ctx context.Context, o Options) (c *Cluster, err error) {
+func Start(ctx context.Context, o Options) (*Cluster, error) {
+	start, known := starters[cmp.Or(o.Kind, API)]
+	if !known {
+		return nil, fmt.Errorf("no kind of cluster is called %q: there is %q", o.Kind, slices.Sorted(maps.Keys(starters)))
+	}
 	bin, err := Binaries()
 	if err != nil {
 		return nil, err
 	}
-	c = &Cluster{Kubectl: filepath.Join(bin, "kubectl"), bin: bin, dir: o.Dir}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.Stop())
-		}
-	}()
+	c := &Cluster{Kubectl: filepath.Join(bin, "kubectl"), bin: bin, dir: o.Dir}
+	if err := start(ctx, c, o); err != nil {
+		return nil, errors.Join(err, c.Stop())
+	}
+	return c, nil
+}
+
+// startAPI starts the servers of kind API.
+func startAPI(ctx context.Context, c *Cluster, o Options) error {
 	ca, err := newAuthority(o.Dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ports, err := freePorts(3)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.Server = fmt.Sprintf("https://127.0.0.1:%d", ports[2])
 	if err := errors.Join(ca.issue("etcd", "etcd"), ca.issue("apiserver", "kube-apiserver"), ca.issue("serviceaccounts", "serviceaccounts"),
 		ca.issue("admin", "admin", "system:masters"), ca.issue("controller-manager", "system:kube-controller-manager")); err != nil {
-		return nil, err
+		return err
 	}
 	if c.Kubeconfig, err = ca.kubeconfig("admin", c.Server); err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.start("etcd", etcdFlags(o.Dir, ports)...); err != nil {
-		return nil, err
+		return err
 	}
 	audit, err := auditFlags(o)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.apiserver = append(apiserverFlags(o.Dir, ports), audit...)
 	if err := c.startAPIServer(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if !o.ControllerManager {
-		return c, nil
+		return nil
 	}
-	return c, c.startControllerManager(ca)
+	return c.startControllerManager(ca)
 }
 
 // startControllerManager comes after the API server is ready: before, it ends for want of its role.

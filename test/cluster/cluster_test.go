@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -141,34 +142,40 @@ func TestTwoAtOnce(t *testing.T) {
 
 // TestNothingIsLeft starts and stops several times; MESHCA_CLUSTER_ROUNDS says how often.
 func TestNothingIsLeft(t *testing.T) {
+	cluster.NeedPrograms(t)
 	rounds, err := strconv.Atoi(os.Getenv("MESHCA_CLUSTER_ROUNDS"))
 	if err != nil {
 		rounds = 2
 	}
-	cluster.Need(t, cluster.Options{}) // builds, or skips
+	var took []time.Duration
 	for range rounds {
+		began := time.Now()
 		c, err := cluster.Start(t.Context(), cluster.Options{Dir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
 		}
+		took = append(took, time.Since(began).Round(10*time.Millisecond))
 		pids := c.PIDs()
 		if err := c.Stop(); err != nil || len(pids) != 2 {
 			t.Fatalf("stop of %d processes: %v", len(pids), err)
 		}
 		wantGone(t, pids)
 	}
+	t.Logf("%d starts, ready within %s to %s", len(took), slices.Min(took), slices.Max(took)) // for people: the machine decides
 }
 
-// TestEndsWithItsStarter: when the process that started a cluster panics or is killed, all of it ends.
+// TestEndsWithItsStarter: when the process that started a cluster panics, is killed or is interrupted, all of it ends.
 func TestEndsWithItsStarter(t *testing.T) {
-	cluster.Need(t, cluster.Options{}) // builds, or skips
+	cluster.NeedPrograms(t)
 	for name, end := range map[string]func(*exec.Cmd, func() error) error{
-		"panic": func(_ *exec.Cmd, closeInput func() error) error { return closeInput() },
-		"kill":  func(cmd *exec.Cmd, _ func() error) error { return cmd.Process.Kill() },
+		"panic":  func(_ *exec.Cmd, closeInput func() error) error { return closeInput() },
+		"kill":   func(cmd *exec.Cmd, _ func() error) error { return cmd.Process.Kill() },
+		"Ctrl-C": func(cmd *exec.Cmd, _ func() error) error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0])
 			cmd.Env = append(os.Environ(), holdEnv+"="+t.TempDir())
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a shell has it: Ctrl-C is for the whole group
 			in, err := cmd.StdinPipe()
 			if err != nil {
 				t.Fatal(err)
