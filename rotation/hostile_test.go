@@ -196,19 +196,19 @@ func TestForgotten(t *testing.T) {
 				}
 			}
 		}
-		has(true, "form/bookapi", "form/envoy", "takeover/bookapi", "takeover/envoy")
+		has(true, "form/bookapi", "form/envoy", "takeover/bookapi/bookapi", "takeover/envoy/envoy")
 		m.wait(time.Hour)
 		m.names = []string{"bookapi", "pgadmin", "search", "timescaledb"}
-		if err := m.engine.Reload(t.Context(), policies(m.names)); err != nil {
+		if err := m.engine.Reload(t.Context(), policies(m.names), nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		has(false, "form/envoy")
-		has(true, "form/bookapi", "takeover/bookapi", "takeover/envoy")
+		has(true, "form/bookapi", "takeover/bookapi/bookapi", "takeover/envoy/envoy")
 		stop()
 		m.skew.Store(int64(120 * 24 * time.Hour)) // its leaf has expired, and records are kept 90 days
 		defer m.run(t)()
-		has(false, "takeover/envoy")
-		has(true, "form/bookapi", "takeover/bookapi")
+		has(false, "takeover/envoy/envoy")
+		has(true, "form/bookapi", "takeover/bookapi/bookapi")
 	})
 }
