@@ -31,6 +31,7 @@ const (
 	Replaced             Kind = "somebody else has deleted it in between"         // another uid, or none
 	Expired              Kind = "the watch's place in history is no longer known" // 410
 	TooLarge             Kind = "it would be larger than an object may be"        // 1 MiB for Secrets
+	NotOffered           Kind = "the API server does not offer it"
 	Unclear              Kind = "the API server answers what is not understood"
 )
 
@@ -202,8 +203,11 @@ func invalid(s metav1.Status) (Kind, string) {
 	var fields []string
 	if s.Details != nil {
 		for _, cause := range s.Details.Causes {
-			if cause.Field == "metadata.uid" {
+			switch cause.Field {
+			case "metadata.uid":
 				return Replaced, ""
+			case "sendInitialEvents", "resourceVersionMatch": // of a watch
+				return NotOffered, cause.Field
 			}
 			if cause.Type == metav1.CauseTypeTooLong || cause.Type == "FieldValueTooLong" {
 				return TooLarge, cause.Field

@@ -70,7 +70,7 @@ func TestAnswers(t *testing.T) {
 		{"410", status(410, "Expired", "too old resource version: 1 (213)", ""), Expired, "", ""},
 		{"410 of old", status(410, "Gone", "too old resource version: 1 (213)", ""), Expired, "", ""},
 		{"429", answer{code: 429, retryAfter: "7"}, Throttled, "come later", ""},
-		{"no initial events", status(422, "Invalid", noEvents, cause("FieldValueForbidden", "sendInitialEvents")), Unclear, "(invalid sendInitialEvents)", ""},
+		{"no initial events", status(422, "Invalid", noEvents, cause("FieldValueForbidden", "sendInitialEvents")), NotOffered, "(sendInitialEvents)", ""},
 		{"500", status(500, "InternalError", "Internal error occurred: etcdserver: its words", ""), Failed, "(status 500 InternalError)", ""},
 		{"502", answer{code: 502, body: "Bad Gateway"}, Away, "does not answer (status 502", ""},
 		{"503", status(503, "ServiceUnavailable", "its words", ""), Away, "does not answer (status 503", ""},

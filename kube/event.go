@@ -107,7 +107,9 @@ func (e *events) write(ctx context.Context, n notice) {
 			Metadata metav1.ObjectMeta `json:"metadata"`
 		}
 		err := e.client.get(ctx, at, &live, nil)
-		e.refused.note(n.Service, at, err)
+		if err == nil || lasting(err) {
+			e.refused.note(n.Service, at, err)
+		}
 		if err != nil {
 			e.log.Debug("no Event on a workload", "error", err)
 			continue
@@ -116,12 +118,15 @@ func (e *events) write(ctx context.Context, n notice) {
 	}
 	for _, regarding := range about {
 		at := object{group: eventsGroup, resource: "events", namespace: namespace}
-		if err := e.post(ctx, n, regarding); err != nil {
-			e.refused.note(n.Service, at, err)
-			e.log.Debug("no Event", "error", err)
-		} else {
+		err := e.post(ctx, n, regarding)
+		switch {
+		case err == nil:
 			e.refused.clear(at)
+			continue
+		case lasting(err):
+			e.refused.note(n.Service, at, err)
 		}
+		e.log.Debug("no Event", "error", err)
 	}
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/meshca/meshca/rotation"
 )
 
-// refusals keeps what the API server refuses beside the Secrets themselves, such as watches and Events: it keeps
-// nobody from being served, and shows as a remark on the services concerned.
+// refusals keeps what cannot be done beside the Secrets themselves, such as watches and Events: it keeps nobody from
+// being served, and shows as a remark on the services concerned.
 type refusals struct {
 	what string // the consequence, for people
 
@@ -19,12 +19,12 @@ type refusals struct {
 	by map[string]map[object]*Error // by service
 }
 
-// note keeps how an attempt went, and says whether that is news. Only what time does not heal is kept.
+// lasting says whether an error is one that time does not heal.
+func lasting(err error) bool { return is(err, Forbidden, Denied) }
+
+// note keeps how an attempt went, and says whether that is news.
 func (r *refusals) note(service string, at object, err error) (news bool) {
 	refused, ok := errors.AsType[*Error](err)
-	if ok && refused.Kind != Forbidden && refused.Kind != Denied {
-		return false
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, before := r.by[service][at]

@@ -3,11 +3,14 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"net/url"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshca/meshca/rotation"
 )
@@ -33,6 +36,10 @@ const (
 	rewatchLast  = 30 * time.Second
 	// A watch that has lasted so long had begun well.
 	rewatchGood = 10 * time.Second
+	// So many attempts in a row are told of: one that fails is nothing, since each watch ends at times.
+	rewatchTold = 3
+	// An API server that asks for more time than this is asked again all the same.
+	rewatchAsked = 10 * time.Minute
 )
 
 // Watch implements [rotation.Target]. Each watch runs in a goroutine that ends with ctx.
@@ -75,14 +82,22 @@ func (t *Target) Watch(ctx context.Context, services []string, changed func(serv
 }
 
 // follow watches something of services that have these Secrets. A service is looked at anew where its watch turns
-// out to be refused, or no longer is, so that its status says so.
+// out to fail, or no longer does, so that its status says so.
 func (t *Target) follow(at object, services map[string]string, changed func(string)) *follower {
-	f := &follower{client: t.client, at: at, changed: func(name string) { changed(services[name]) }, seen: make(map[string]string)}
-	f.refused = func(err error) {
+	f := &follower{client: t.client, at: at, changed: func(name string) { changed(services[name]) }}
+	f.went = func(err error) {
+		news := false
 		for _, service := range services {
 			if t.watches.note(service, at, err) {
+				news = true
 				changed(service)
 			}
+		}
+		switch {
+		case news && err != nil:
+			t.log.Warn("a watch fails: "+t.watches.what, "watch", at.String(), "error", err)
+		case news:
+			t.log.Info("watches again", "watch", at.String())
 		}
 	}
 	f.known = func(name, version string) bool {
@@ -102,52 +117,105 @@ type follower struct {
 	names   []string // that are expected to be there
 	known   func(name, version string) bool
 	changed func(name string)
-	refused func(err error)   // is told how each attempt to watch goes
-	seen    map[string]string // the names told of in the current stream's beginning; nil after it
+	went    func(err error) // is told that it watches, or what has kept it from that for a while
+
+	plain    bool              // the API server does not say where what was there ends: see absent
+	failures int               // attempts in a row
+	begun    time.Time         // when the current stream has told of something; zero: it has not
+	seen     map[string]string // the names told of in the current stream's beginning; nil after it
 }
 
 // run watches until ctx ends. A watch begins with all that is there, so nothing is missed while there is none.
 func (f *follower) run(ctx context.Context) error {
 	wait := rewatchFirst
 	for {
-		began := time.Now()
-		f.once(ctx)
+		err := f.once(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if wait = min(2*wait, rewatchLast); time.Since(began) > rewatchGood {
+		if is(err, NotOffered) && !f.plain {
+			f.plain = true
+			continue
+		}
+		if f.failures++; f.failures >= rewatchTold || lasting(err) {
+			f.went(err)
+		}
+		if wait = min(2*wait, rewatchLast); !f.begun.IsZero() && time.Since(f.begun) > rewatchGood {
 			wait = rewatchFirst
 		}
 		select {
-		case <-time.After(wait/2 + rand.N(wait/2)): // jitter: an API server that comes back is not to meet all at once
+		case <-time.After(max(asked(err), wait/2+rand.N(wait/2))): // jitter: an API server that comes back is not to meet all at once
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// once watches until the stream ends, for whatever reason: the sweep and the next stream find what it missed.
-func (f *follower) once(ctx context.Context) {
-	query := url.Values{
-		"watch": {"true"}, "sendInitialEvents": {"true"}, "resourceVersionMatch": {"NotOlderThan"}, "allowWatchBookmarks": {"true"},
+// asked is how long the API server asks a watch to stay away.
+func asked(err error) time.Duration {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return min(e.Wait(), rewatchAsked)
+	}
+	return 0
+}
+
+// once watches until the stream ends, and says what has ended it: the sweep and the next stream find what it missed.
+func (f *follower) once(ctx context.Context) error {
+	f.begun = time.Time{}
+	query := url.Values{"watch": {"true"}, "allowWatchBookmarks": {"true"}}
+	if !f.plain {
+		query.Set("sendInitialEvents", "true")
+		query.Set("resourceVersionMatch", "NotOlderThan")
 	}
 	stream, err := f.client.stream(ctx, f.at, query, metadataOnly)
-	if ctx.Err() == nil {
-		f.refused(err)
-	}
 	if err != nil {
-		return
+		return err
 	}
 	defer stream.Close()
 	f.seen = make(map[string]string)
+	if f.plain {
+		if err := f.absent(ctx); err != nil {
+			return err
+		}
+		f.begin()
+	}
 	decoder := json.NewDecoder(stream)
 	for {
 		var e event
-		if err := decoder.Decode(&e); err != nil || e.Type == "ERROR" {
-			return
+		if err := decoder.Decode(&e); err != nil {
+			return newError("watch", f.at, err)
 		}
+		if e.Type == "ERROR" {
+			return newError("watch", f.at, e.failure())
+		}
+		f.begin()
 		f.take(e)
 	}
+}
+
+// begin notes that the stream tells of what it should.
+func (f *follower) begin() {
+	if f.begun.IsZero() {
+		f.begun, f.failures = time.Now(), 0
+		f.went(nil)
+	}
+}
+
+// absent tells of what is expected and not there. A plain stream begins with all that is there too, and does not say
+// where that ends. It is open by now, and tells of what is made or deleted from here on.
+func (f *follower) absent(ctx context.Context) error {
+	f.seen = nil
+	for _, name := range f.names {
+		at := f.at
+		at.name = name
+		err := f.client.call(ctx, f.client.rest.Get().SetHeader("Accept", metadataOnly), "get", at, nil, nil, nil)
+		if is(err, NotFound, NamespaceMissing) {
+			f.tell(name, "")
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // event is what is read of one event of a watch.
@@ -159,7 +227,18 @@ type event struct {
 			ResourceVersion string            `json:"resourceVersion"`
 			Annotations     map[string]string `json:"annotations"`
 		} `json:"metadata"`
+		// Of an ERROR, whose object is a Status.
+		Code    int32                 `json:"code"`
+		Reason  metav1.StatusReason   `json:"reason"`
+		Message string                `json:"message"`
+		Details *metav1.StatusDetails `json:"details"`
 	} `json:"object"`
+}
+
+// failure is what an ERROR says.
+func (e *event) failure() error {
+	o := e.Object
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Code: o.Code, Reason: o.Reason, Message: o.Message, Details: o.Details}}
 }
 
 // initialEventsEnd marks the bookmark that follows all that was there when the watch began.

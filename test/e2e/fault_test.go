@@ -18,15 +18,16 @@ func TestFaults(t *testing.T) {
 	t.Parallel()
 	a := newAPIAccess(t)
 	atOnce(t, map[string]func(*testing.T){
-		"Answers":       func(t *testing.T) { testAnswers(t, a) },
-		"Watches":       func(t *testing.T) { testWatches(t, a) },
-		"OneSecret":     func(t *testing.T) { testOneSecret(t, a) },
-		"Partition":     func(t *testing.T) { testPartition(t, a) },
-		"LateWrite":     func(t *testing.T) { testLateWrite(t, a) },
-		"Kill":          func(t *testing.T) { testClusterKill(t, a) },
-		"TwoProcesses":  func(t *testing.T) { testTwoProcesses(t, a) },
-		"OldStore":      func(t *testing.T) { testOldStore(t, a) },
-		"Paused":        func(t *testing.T) { testPaused(t, a) },
+		"Answers":      func(t *testing.T) { testAnswers(t, a) },
+		"Watches":      func(t *testing.T) { testWatches(t, a) },
+		"OneSecret":    func(t *testing.T) { testOneSecret(t, a) },
+		"Partition":    func(t *testing.T) { testPartition(t, a) },
+		"LateWrite":    func(t *testing.T) { testLateWrite(t, a) },
+		"Kill":         func(t *testing.T) { testClusterKill(t, a) },
+		"TwoProcesses": func(t *testing.T) { testTwoProcesses(t, a) },
+		"OldStore":     func(t *testing.T) { testOldStore(t, a) },
+		"Paused":       func(t *testing.T) { testPaused(t, a) },
+		"PlainWatches": func(t *testing.T) { testPlainWatches(t, a) }, "WatchesThatFail": func(t *testing.T) { testWatchesThatFail(t, a) },
 		"PausedTrust":   func(t *testing.T) { testPausedTrust(t, a) },
 		"ReloadInAPass": func(t *testing.T) { testReloadInAPass(t, a) },
 	})
