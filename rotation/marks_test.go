@@ -317,3 +317,42 @@ func TestPublished(t *testing.T) {
 		}
 	})
 }
+
+// TestMarkOfAPrunedRecord: a genuine mark that somebody kept until its leaf's record was pruned says nothing of the
+// store. It is put right, and no start is refused for it.
+func TestMarkOfAPrunedRecord(t *testing.T) {
+	for what, replay := range map[string]func(now *rotation.Observation, old rotation.Observation){
+		"the mark": func(now *rotation.Observation, old rotation.Observation) { now.Mark = old.Mark },
+		"the mark with a later end": func(now *rotation.Observation, old rotation.Observation) {
+			mark := *old.Mark
+			mark.NotAfter = mark.NotAfter.Add(2 * life)
+			now.Mark = &mark
+		},
+		"all but the chain": func(now *rotation.Observation, old rotation.Observation) { *now = old; now.Cert = nil },
+	} {
+		t.Run(what, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.retain = time.Hour
+				w.run(t)()
+				old := w.target.Copy()["pgadmin"]
+				time.Sleep(life * 7 / 10)
+				w.run(t)() // renews
+				time.Sleep(life * 4 / 10)
+				stop := w.run(t) // prunes
+				if has, err := w.engine.Issuer.HasSerial("pgadmin", old.Mark.Serial); has || err != nil {
+					t.Fatalf("its record is still there (%v)", err)
+				}
+				w.target.Change("pgadmin", func(o *rotation.Observation) { replay(o, old) })
+				synctest.Wait()
+				w.check(t)
+				if s := w.status(t, "pgadmin"); s.Healed != 1 || s.ForeignWrites != 1 {
+					t.Errorf("%+v", s)
+				}
+				stop()
+				w.target.Change("pgadmin", func(o *rotation.Observation) { replay(o, old) })
+				w.run(t)()
+				w.check(t)
+			})
+		})
+	}
+}

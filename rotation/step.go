@@ -203,7 +203,8 @@ func object(s State, w World, seen Seen, now time.Time) objection {
 		return objection{}
 	case mark.Store != identity:
 		return objection{fmt.Sprintf("was written by another meshca, whose store is %s; this store is %s", mark.Store, identity),
-			"put that store back, or take the place away from it: move it away, or start with --accept, which says first what breaks", seen.Proven}
+			"put that store back, or take the place away from it: move it away, or start with --accept, which says first what breaks",
+			seen.Proven && !mark.outlived(now)}
 	case !seen.Proven:
 		return objection{"says that this store wrote it, and its seal did not: it was copied here, or forged",
 			"take " + seen.MarkIn + " away there, or start with --accept, which says first what breaks", false}
@@ -221,9 +222,11 @@ func objectToOurs(s State, w World, seen Seen, now time.Time) objection {
 	case !s.Known && seen.Marked && mark.Service != s.Service:
 		return objection{fmt.Sprintf("was written by this store for service %q: was that renamed?", mark.Service),
 			"if so, take " + seen.MarkIn + " away there, or start with --accept, which says first what breaks; else give one of the two another place", false}
+	case mark.outlived(now):
+		return objection{}
 	case !s.Known:
 		return objection{"was written by this store, which has no record of it: the store is older than what it serves", putBack, true}
-	case !seen.Marked && (seen.Leaf == nil || !now.After(seen.Leaf.NotAfter)):
+	case !seen.Marked:
 		return objection{fmt.Sprintf("says that this store wrote leaf %s, of which the store has no record: the store is older than what it serves",
 			mark.Serial), putBack, true}
 	}
