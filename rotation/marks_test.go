@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/rotation"
+	"github.com/meshca/meshca/rotation/targettest"
 )
 
 // TestCopiedMark: a mark verifies at its own place only. Where the store knows the service it is drift, and one
@@ -280,6 +281,39 @@ func TestBrokenGlass(t *testing.T) {
 		synctest.Wait()
 		w.check(t)
 		if s := w.status(t, "pgadmin"); s.State != rotation.StateKept || s.Healed != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestResumedTooLate: an operator's word that healing goes on, given when the glass was whole again already, is not
+// kept for the next time that it is broken.
+func TestResumedTooLate(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var away atomic.Bool
+		w.target.Unreachable = func(string) error {
+			if away.Load() {
+				return targettest.ErrDown
+			}
+			return nil
+		}
+		stop := w.run(t)
+		defer stop()
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "ticket 42" })
+		synctest.Wait()
+		away.Store(true) // so that the word comes before the next look
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "" })
+		synctest.Wait()
+		if err := w.engine.Resume(t.Context(), "pgadmin"); err != nil {
+			t.Fatal(err)
+		}
+		away.Store(false)
+		time.Sleep(11 * time.Minute)
+		synctest.Wait()
+		w.check(t)
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.CA, o.Rests = []byte("by hand"), "ticket 43" })
+		synctest.Wait()
+		if s := w.status(t, "pgadmin"); s.State != rotation.StateResting || s.Healed > 0 {
 			t.Errorf("%+v", s)
 		}
 	})

@@ -100,6 +100,7 @@ const (
 // the same answer.
 func Step(s State, w World, seen Seen, now time.Time) (State, Action) {
 	s.Foreign = recent(s.Foreign, now)
+	s.Resumed = s.Resumed && seen.Rests != "" // the word is for the glass that is broken now, not for another time
 	next, action := s.decide(w, seen, now)
 	if w.Older != "" && action.writes() {
 		return s, Action{Do: Refuse, Reason: "is not written: " + w.Older, Hint: putBack}
