@@ -29,6 +29,7 @@ type State struct {
 	Takeover *Takeover    // its place held another CA's set, and it has no leaf of ours yet; nil otherwise
 	Subject  string       // of its place, for marks
 	Pending  *Pending     // Leaf is issued and not known to be written yet
+	Placed   uint64       // the newest epoch whose trust bundle is known to have been in place
 	Resumed  bool         // an operator has said that healing goes on
 	Heals    bucket
 	Foreign  []time.Time // foreign writes within the alarm's window
@@ -58,6 +59,12 @@ type Seen struct {
 	Recorded bool              // the store has its record
 	Proven   bool              // the mark was made under this store's seal, for this place
 	Marked   bool              // the store has a record of what the mark names, under the service that it names
+}
+
+// asMarked says whether the ca.crt that is there is the one that this store's seal says it wrote there.
+func (s *Seen) asMarked() bool {
+	sum := sha256.Sum256(s.CA)
+	return s.Proven && s.Mark.Bundle == hex.EncodeToString(sum[:])
 }
 
 // An Action is what to do for one service.
@@ -158,7 +165,7 @@ func (s State) keep(w World, seen Seen, now time.Time) (State, Action) {
 	switch {
 	case asFound:
 		return s, Action{Do: Put, Reason: ReasonTakeover, Deviations: deviations, Key: key}
-	case reason == "" && stays && outdated(w, seen, deviations):
+	case reason == "" && stays && s.outdated(w, seen, deviations):
 		return s, Action{Do: Put, Reason: ReasonTrust, Deviations: deviations, Key: key}
 	}
 	s.Foreign = append(s.Foreign, now)
@@ -168,10 +175,10 @@ func (s State) keep(w World, seen Seen, now time.Time) (State, Action) {
 	return s, Action{Do: Issue, Reason: cmp.Or(reason, ReasonHeal), Deviations: deviations}
 }
 
-// outdated says whether all that is to be put right is ours: the trust bundle has changed since it was written.
-func outdated(w World, seen Seen, deviations []Deviation) bool {
-	sum := sha256.Sum256(seen.CA)
-	return seen.Proven && seen.Mark.Epoch < w.Authority.Epoch() && seen.Mark.Bundle == hex.EncodeToString(sum[:]) &&
+// outdated says whether all that is to be put right is ours: the trust bundle has changed since it was written. Where
+// the newest one has been in place, somebody has put the old one back.
+func (s *State) outdated(w World, seen Seen, deviations []Deviation) bool {
+	return s.Placed < w.Authority.Epoch() && seen.asMarked() && seen.Mark.Epoch < w.Authority.Epoch() &&
 		!slices.ContainsFunc(deviations, func(d Deviation) bool { return d.File != CAFile && d.File != seen.MarkIn })
 }
 
