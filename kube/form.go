@@ -116,6 +116,7 @@ func markOf(secret *corev1.Secret) *rotation.Mark {
 	m := &rotation.Mark{Store: hexadecimal(store), MAC: hexadecimal(mac), Service: clean(secret.Labels[labelService]),
 		Bundle: hexadecimal(a[annotationBundle]), Serial: hexadecimal(a[annotationSerial])}
 	m.Epoch, _ = strconv.ParseUint(a[annotationEpoch], 10, 64) // 0 is no epoch
+	m.NotAfter, _ = time.Parse(time.RFC3339, a[annotationNotAfter])
 	return m
 }
 
@@ -153,7 +154,7 @@ func leafMarks(notBefore, notAfter time.Time, issuer string) map[string]string {
 	return marks
 }
 
-// marksDeviate compares what the mark's MAC does not cover: the label, and what tells of the leaf. The latter only
+// marksDeviate compares what is not in the mark as it is spelled: the label, and what tells of the leaf. The latter only
 // beside the leaf that the mark names: what it should be beside another is not to be seen here.
 func marksDeviate(secret *corev1.Secret, service, serial string) (found []rotation.Deviation) {
 	differ := func(name, seen, wanted string) {

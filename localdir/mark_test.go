@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meshca/meshca/profile"
 	"github.com/meshca/meshca/rotation"
@@ -16,6 +17,8 @@ func FuzzParseMark(f *testing.F) {
 	f.Add([]byte(`{"store":"\u001b[31m","service":"a"}`))
 	f.Add([]byte(`{"store":"00","service":"../a"}`))
 	f.Add([]byte(`{"store":"00","service":"a","epoch":-1}`))
+	f.Add(markJSON(rotation.Mark{Store: "00", Service: "a", NotAfter: time.Date(2026, 12, 24, 18, 28, 24, 0, time.UTC)}))
+	f.Add([]byte(`{"store":"00","service":"a","notAfter":"0000-01-01T00:00:00+23:00"}`))
 	f.Add([]byte(`[`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m := parseMark(data)

@@ -58,12 +58,13 @@ var files = []string{rotation.CertFile, rotation.KeyFile, rotation.CAFile, MarkF
 
 // mark is the form of MarkFile.
 type mark struct {
-	Store   string `json:"store"`
-	Service string `json:"service"`
-	Epoch   uint64 `json:"epoch"`
-	Bundle  string `json:"bundleSHA256"`
-	Serial  string `json:"serial"`
-	MAC     string `json:"mac"`
+	Store    string `json:"store"`
+	Service  string `json:"service"`
+	Epoch    uint64 `json:"epoch"`
+	Bundle   string `json:"bundleSHA256"`
+	Serial   string `json:"serial"`
+	NotAfter string `json:"notAfter,omitempty"`
+	MAC      string `json:"mac"`
 }
 
 // A Target keeps the folders of services below one folder. It implements [rotation.Target].
@@ -258,7 +259,11 @@ func writable(dir string) error {
 }
 
 func markJSON(m rotation.Mark) []byte {
-	data, err := json.MarshalIndent(mark{m.Store, m.Service, m.Epoch, m.Bundle, m.Serial, m.MAC}, "", "  ")
+	end := ""
+	if !m.NotAfter.IsZero() {
+		end = m.NotAfter.UTC().Format(time.RFC3339)
+	}
+	data, err := json.MarshalIndent(mark{m.Store, m.Service, m.Epoch, m.Bundle, m.Serial, end, m.MAC}, "", "  ")
 	if err != nil {
 		panic("localdir: a mark is strings and a number: " + err.Error())
 	}
@@ -266,7 +271,7 @@ func markJSON(m rotation.Mark) []byte {
 }
 
 // parseMark reads a mark, nil where it is none. It is strict, since others may write there and its words
-// are shown to people: identities and numbers are hexadecimal, the service is a name.
+// are shown to people: identities and numbers are hexadecimal, the service is a name, the end an instant in UTC.
 func parseMark(data []byte) *rotation.Mark {
 	var m mark
 	if json.Unmarshal(data, &m) != nil || m.Store == "" || profile.CheckLabel(m.Service) != nil {
@@ -277,5 +282,9 @@ func parseMark(data []byte) *rotation.Mark {
 			return nil
 		}
 	}
-	return &rotation.Mark{Store: m.Store, Service: m.Service, Epoch: m.Epoch, Bundle: m.Bundle, Serial: m.Serial, MAC: m.MAC}
+	end, err := time.Parse(time.RFC3339, m.NotAfter)
+	if m.NotAfter != "" && (err != nil || end.UTC().Format(time.RFC3339) != m.NotAfter) {
+		return nil
+	}
+	return &rotation.Mark{Store: m.Store, Service: m.Service, Epoch: m.Epoch, Bundle: m.Bundle, Serial: m.Serial, NotAfter: end, MAC: m.MAC}
 }

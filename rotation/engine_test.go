@@ -41,6 +41,7 @@ type world struct {
 	engine *rotation.Engine
 	skew   atomic.Int64 // nanoseconds that the wall clock is off
 	sweep  time.Duration
+	retain time.Duration
 	hold   time.Duration
 	accept func(breaks []string) error
 	names  []string
@@ -74,7 +75,8 @@ func (l *logBuffer) take(text string) []string {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{Fixture: catest.New(t, time.Now()), target: &targettest.Memory{}, log: &logBuffer{}, names: mesh, sweep: time.Minute}
+	w := &world{Fixture: catest.New(t, time.Now()), target: &targettest.Memory{}, log: &logBuffer{}, names: mesh, sweep: time.Minute,
+		retain: 2160 * time.Hour}
 	w.store = w.Store
 	return w
 }
@@ -109,7 +111,7 @@ func (w *world) start(t *testing.T) error {
 	i.SetCatalogue(policies(w.names))
 	w.engine = rotation.New(rotation.Config{
 		Store: w.store, Issuer: i, Target: w.target, Schedule: schedule, RenewAt: 0.667, Sweep: w.sweep,
-		Retain: 2160 * time.Hour, HoldDown: w.hold, Accept: w.accept, Now: w.now, Log: slog.New(slog.NewTextHandler(w.log, nil)),
+		Retain: w.retain, HoldDown: w.hold, Accept: w.accept, Now: w.now, Log: slog.New(slog.NewTextHandler(w.log, nil)),
 	})
 	return w.engine.Start(t.Context())
 }

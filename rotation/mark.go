@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/meshca/meshca/ca"
 )
@@ -14,8 +15,16 @@ import (
 // sign is the MAC of a mark on the place of that subject. Who can write to a place can write any mark; only who
 // has the seal can make one that verifies, and one that was copied from another place does not.
 func (m *Mark) sign(a *ca.Authority, subject string) string {
-	return a.Authenticate("mark", subject, m.Store, m.Service, strconv.FormatUint(m.Epoch, 10), m.Bundle, m.Serial)
+	end := ""
+	if !m.NotAfter.IsZero() {
+		end = m.NotAfter.UTC().Format(time.RFC3339)
+	}
+	return a.Authenticate("mark", subject, m.Store, m.Service, strconv.FormatUint(m.Epoch, 10), m.Bundle, m.Serial, end)
 }
+
+// outlived says whether the leaf that the mark names has expired. Its record may have been pruned since, so that the store
+// has none proves nothing.
+func (m *Mark) outlived(now time.Time) bool { return !m.NotAfter.IsZero() && now.After(m.NotAfter) }
 
 // proven says whether this store's seal made the mark for this place.
 func (m *Mark) proven(a *ca.Authority, subject string) bool {

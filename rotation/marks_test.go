@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/rotation"
+	"github.com/meshca/meshca/rotation/targettest"
 )
 
 // TestCopiedMark: a mark verifies at its own place only. Where the store knows the service it is drift, and one
@@ -306,6 +307,39 @@ func TestPublishedInPlaces(t *testing.T) {
 	})
 }
 
+// TestResumedTooLate: an operator's word that healing goes on, given when the glass was whole again already, is not
+// kept for the next time that it is broken.
+func TestResumedTooLate(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var away atomic.Bool
+		w.target.Unreachable = func(string) error {
+			if away.Load() {
+				return targettest.ErrDown
+			}
+			return nil
+		}
+		stop := w.run(t)
+		defer stop()
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "ticket 42" })
+		synctest.Wait()
+		away.Store(true) // so that the word comes before the next look
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "" })
+		synctest.Wait()
+		if err := w.engine.Resume(t.Context(), "pgadmin"); err != nil {
+			t.Fatal(err)
+		}
+		away.Store(false)
+		time.Sleep(11 * time.Minute)
+		synctest.Wait()
+		w.check(t)
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.CA, o.Rests = []byte("by hand"), "ticket 43" })
+		synctest.Wait()
+		if s := w.status(t, "pgadmin"); s.State != rotation.StateResting || s.Healed > 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // TestPublished: the bundle is published at the start, again when somebody changes it, metered as heals are, and
 // in each sweep.
 func TestPublished(t *testing.T) {
@@ -414,6 +448,45 @@ func TestLeftAloneIsTold(t *testing.T) {
 				if told := w.notices("pgadmin", kind); len(told) != 4 {
 					t.Errorf("told %d times, want also in each of two runs: %q", len(told), told)
 				}
+			})
+		})
+	}
+}
+
+// TestMarkOfAPrunedRecord: a genuine mark that somebody kept until its leaf's record was pruned says nothing of the
+// store. It is put right, and no start is refused for it.
+func TestMarkOfAPrunedRecord(t *testing.T) {
+	for what, replay := range map[string]func(now *rotation.Observation, old rotation.Observation){
+		"the mark": func(now *rotation.Observation, old rotation.Observation) { now.Mark = old.Mark },
+		"the mark with a later end": func(now *rotation.Observation, old rotation.Observation) {
+			mark := *old.Mark
+			mark.NotAfter = mark.NotAfter.Add(2 * life)
+			now.Mark = &mark
+		},
+		"all but the chain": func(now *rotation.Observation, old rotation.Observation) { *now = old; now.Cert = nil },
+	} {
+		t.Run(what, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.retain = time.Hour
+				w.run(t)()
+				old := w.target.Copy()["pgadmin"]
+				time.Sleep(life * 7 / 10)
+				w.run(t)() // renews
+				time.Sleep(life * 4 / 10)
+				stop := w.run(t) // prunes
+				if has, err := w.engine.Issuer.HasSerial("pgadmin", old.Mark.Serial); has || err != nil {
+					t.Fatalf("its record is still there (%v)", err)
+				}
+				w.target.Change("pgadmin", func(o *rotation.Observation) { replay(o, old) })
+				synctest.Wait()
+				w.check(t)
+				if s := w.status(t, "pgadmin"); s.Healed != 1 || s.ForeignWrites != 1 {
+					t.Errorf("%+v", s)
+				}
+				stop()
+				w.target.Change("pgadmin", func(o *rotation.Observation) { replay(o, old) })
+				w.run(t)()
+				w.check(t)
 			})
 		})
 	}

@@ -105,6 +105,9 @@ func (e *Engine) note(s *service, seen Seen, now time.Time) error {
 		return err
 	}
 	s.looked, s.ca = true, seen.CA
+	if seen.asMarked() {
+		s.Placed = max(s.Placed, seen.Mark.Epoch)
+	}
 	return errors.Join(e.keepForm(s, seen, now), e.noteTrust(s, seen, now))
 }
 
@@ -334,6 +337,9 @@ func (e *Engine) reread(s *service) (err error) {
 	if s.Leaf != nil {
 		if record := s.Leaf.Record(); !record.Adopted() {
 			s.Takeover = nil // a leaf of ours is there, or on its way
+			if record.State == issuer.Delivered {
+				s.Placed = max(s.Placed, record.Epoch) // the leaf was written with it
+			}
 		}
 	}
 	s.Known = s.Known || s.Takeover != nil
@@ -361,7 +367,7 @@ func (e *Engine) act(ctx context.Context, s *service, w World, action Action, se
 	if err := e.Target.Write(ctx, s.Service, m, seen.Version); err != nil {
 		return err
 	}
-	s.Resumed, s.Pending = false, nil
+	s.Resumed, s.Pending, s.Placed = false, nil, w.Authority.Epoch()
 	e.tell(s, action, seen, now)
 	if s.Leaf != nil && s.Leaf.Record().State == issuer.Issued {
 		e.deliver(s)

@@ -29,6 +29,7 @@ type State struct {
 	Takeover *Takeover    // its place held another CA's set, and it has no leaf of ours yet; nil otherwise
 	Subject  string       // of its place, for marks
 	Pending  *Pending     // Leaf is issued and not known to be written yet
+	Placed   uint64       // the newest epoch whose trust bundle is known to have been in place
 	Resumed  bool         // an operator has said that healing goes on
 	Heals    bucket
 	Foreign  []time.Time // foreign writes within the alarm's window
@@ -59,6 +60,12 @@ type Seen struct {
 	Proven   bool              // the mark was made under this store's seal, for this place
 	Marked   bool              // the store has a record of what the mark names, under the service that it names
 	Claim    Remark            // on another program's marks that are no obstacle, since ours is proven
+}
+
+// asMarked says whether the ca.crt that is there is the one that this store's seal says it wrote there.
+func (s *Seen) asMarked() bool {
+	sum := sha256.Sum256(s.CA)
+	return s.Proven && s.Mark.Bundle == hex.EncodeToString(sum[:])
 }
 
 // An Action is what to do for one service.
@@ -101,6 +108,7 @@ const (
 // the same answer.
 func Step(s State, w World, seen Seen, now time.Time) (State, Action) {
 	s.Foreign = recent(s.Foreign, now)
+	s.Resumed = s.Resumed && seen.Rests != "" // the word is for the glass that is broken now, not for another time
 	next, action := s.decide(w, seen, now)
 	if w.Older != "" && action.writes() {
 		return s, Action{Do: Refuse, Reason: "is not written: " + w.Older, Hint: putBack}
@@ -158,7 +166,7 @@ func (s State) keep(w World, seen Seen, now time.Time) (State, Action) {
 	switch {
 	case asFound:
 		return s, Action{Do: Put, Reason: ReasonTakeover, Deviations: deviations, Key: key}
-	case reason == "" && stays && outdated(w, seen, deviations):
+	case reason == "" && stays && s.outdated(w, seen, deviations):
 		return s, Action{Do: Put, Reason: ReasonTrust, Deviations: deviations, Key: key}
 	}
 	s.Foreign = append(s.Foreign, now)
@@ -168,10 +176,10 @@ func (s State) keep(w World, seen Seen, now time.Time) (State, Action) {
 	return s, Action{Do: Issue, Reason: cmp.Or(reason, ReasonHeal), Deviations: deviations}
 }
 
-// outdated says whether all that is to be put right is ours: the trust bundle has changed since it was written.
-func outdated(w World, seen Seen, deviations []Deviation) bool {
-	sum := sha256.Sum256(seen.CA)
-	return seen.Proven && seen.Mark.Epoch < w.Authority.Epoch() && seen.Mark.Bundle == hex.EncodeToString(sum[:]) &&
+// outdated says whether all that is to be put right is ours: the trust bundle has changed since it was written. Where
+// the newest one has been in place, somebody has put the old one back.
+func (s *State) outdated(w World, seen Seen, deviations []Deviation) bool {
+	return s.Placed < w.Authority.Epoch() && seen.asMarked() && seen.Mark.Epoch < w.Authority.Epoch() &&
 		!slices.ContainsFunc(deviations, func(d Deviation) bool { return d.File != CAFile && d.File != seen.MarkIn })
 }
 
@@ -204,7 +212,8 @@ func object(s State, w World, seen Seen, now time.Time) objection {
 		return objection{}
 	case mark.Store != identity:
 		return objection{fmt.Sprintf("was written by another meshca, whose store is %s; this store is %s", mark.Store, identity),
-			"put that store back, or take the place away from it: move it away, or start with --accept, which says first what breaks", seen.Proven}
+			"put that store back, or take the place away from it: move it away, or start with --accept, which says first what breaks",
+			seen.Proven && !mark.outlived(now)}
 	case !seen.Proven:
 		return objection{"says that this store wrote it, and its seal did not: it was copied here, or forged",
 			"take " + seen.MarkIn + " away there, or start with --accept, which says first what breaks", false}
@@ -222,9 +231,11 @@ func objectToOurs(s State, w World, seen Seen, now time.Time) objection {
 	case !s.Known && seen.Marked && mark.Service != s.Service:
 		return objection{fmt.Sprintf("was written by this store for service %q: was that renamed?", mark.Service),
 			"if so, take " + seen.MarkIn + " away there, or start with --accept, which says first what breaks; else give one of the two another place", false}
+	case mark.outlived(now):
+		return objection{}
 	case !s.Known:
 		return objection{"was written by this store, which has no record of it: the store is older than what it serves", putBack, true}
-	case !seen.Marked && (seen.Leaf == nil || !now.After(seen.Leaf.NotAfter)):
+	case !seen.Marked:
 		return objection{fmt.Sprintf("says that this store wrote leaf %s, of which the store has no record: the store is older than what it serves",
 			mark.Serial), putBack, true}
 	}

@@ -738,6 +738,43 @@ func TestAddedLater(t *testing.T) {
 	})
 }
 
+// TestOldTrustPutBack: a ca.crt of an earlier epoch that somebody puts back with its genuine mark is a foreign write
+// like any other, also for the next process.
+func TestOldTrustPutBack(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.read(time.Now().Add(time.Hour), incident...)
+		stop := m.run(t)
+		m.wait(2 * time.Minute)
+		m.wantAllAnew(t)
+		old := m.holds(t, "envoy")
+		third := catest.NewForeign(t, "Third CA", time.Now())
+		m.fill(t, "website", third.Leaf(t, "website", time.Now()), third)
+		m.names = append(slices.Clone(incident), "website")
+		if err := m.engine.Reload(t.Context(), policies(m.names), nil); err != nil {
+			t.Fatal(err)
+		}
+		m.wait(2 * time.Minute)
+		putBack := func(o *rotation.Observation) { o.CA, o.Mark = old.CA, old.Mark }
+		for n := range 2 {
+			if s := m.status(t, "envoy"); s.ForeignWrites+s.Healed > 0 {
+				t.Errorf("nobody has done anything yet: %+v", s)
+			}
+			m.log.take("")
+			m.target.Change("envoy", putBack)
+			synctest.Wait()
+			if s := m.status(t, "envoy"); s.ForeignWrites != 1 || s.Healed != 1 || len(m.log.take("healed")) != 1 {
+				t.Errorf("process %d: %+v", n+1, s)
+			}
+			if o := m.holds(t, "envoy"); !bytes.Contains(o.CA, third.PEM()) {
+				t.Error("the union is not back")
+			}
+			stop()
+			stop = m.run(t)
+		}
+		defer func() { stop() }()
+	})
+}
+
 // TestRefusedAmongTheBroken: a place that another program keeps has a live leaf that is accepted, and processes
 // that accept others. Its root stays in the union, and nothing is signed anew that they would refuse.
 func TestRefusedAmongTheBroken(t *testing.T) {

@@ -93,11 +93,13 @@ type Mark struct {
 	Epoch   uint64
 	Bundle  string // SHA-256 of ca.crt, hexadecimal
 	Serial  string // of the leaf; "" where the leaf is none of ours to tell
-	MAC     string // over all of the above and the place's subject, hexadecimal: see sign
+	// NotAfter is the leaf's: what the mark says of a leaf matters until then, as the leaf's record does.
+	NotAfter time.Time `json:"-"`
+	MAC      string    // over all of the above and the place's subject, hexadecimal: see sign
 
 	// What follows is told to people and to other programs, and is in the leaf or the bundle anyway.
-	NotBefore, NotAfter time.Time `json:"-"` // of the leaf
-	Issuer              string    `json:"-"` // common name of who signed it
+	NotBefore time.Time `json:"-"` // of the leaf
+	Issuer    string    `json:"-"` // common name of who signed it
 }
 
 // A Version is what a target needs to know of an observation to write over it, and over nothing else.

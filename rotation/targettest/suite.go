@@ -47,7 +47,8 @@ func set(service string, n int) rotation.Material {
 		Cert: fmt.Appendf(nil, "chain %d\n", n),
 		Key:  fmt.Appendf(nil, "key %d\n", n),
 		CA:   fmt.Appendf(nil, "bundle %d\n", n),
-		Mark: rotation.Mark{Store: "00112233", Service: service, Epoch: uint64(n), Bundle: "aa", Serial: fmt.Sprint(n), MAC: "bb"},
+		Mark: rotation.Mark{Store: "00112233", Service: service, Epoch: uint64(n), Bundle: "aa", Serial: fmt.Sprint(n), MAC: "bb",
+			NotAfter: time.Date(2026, 12, 24, 18, 28, n, 0, time.UTC)},
 	}
 }
 

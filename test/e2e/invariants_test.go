@@ -144,12 +144,13 @@ func verifyChain(pair tls.Certificate, bundle []byte, at time.Time) error {
 // inspectMark compares meshca.json with the set beside it and with the store.
 func inspectMark(s *storeCopy, v View, leaf *x509.Certificate) error {
 	type mark struct {
-		Store   string `json:"store"`
-		Service string `json:"service"`
-		Epoch   uint64 `json:"epoch"`
-		Bundle  string `json:"bundleSHA256"`
-		Serial  string `json:"serial"`
-		MAC     string `json:"mac"`
+		Store    string `json:"store"`
+		Service  string `json:"service"`
+		Epoch    uint64 `json:"epoch"`
+		Bundle   string `json:"bundleSHA256"`
+		Serial   string `json:"serial"`
+		NotAfter string `json:"notAfter"`
+		MAC      string `json:"mac"`
 	}
 	var got mark
 	decoder := json.NewDecoder(bytes.NewReader(v.File[markFile]))
@@ -159,7 +160,7 @@ func inspectMark(s *storeCopy, v View, leaf *x509.Certificate) error {
 	}
 	sum := sha256.Sum256(v.File[caFile])
 	// Only who has the seal can make the MAC; that it is one is all that is seen here.
-	want := mark{s.state.Identity, v.Name, s.state.Epoch, hex.EncodeToString(sum[:]), serialOf(leaf), got.MAC}
+	want := mark{s.state.Identity, v.Name, s.state.Epoch, hex.EncodeToString(sum[:]), serialOf(leaf), leaf.NotAfter.UTC().Format(time.RFC3339), got.MAC}
 	if mac, err := hex.DecodeString(got.MAC); err != nil || len(mac) != sha256.Size {
 		return fmt.Errorf("%s has the MAC %q", markFile, got.MAC)
 	}
