@@ -165,7 +165,7 @@ func (c *Client) get(ctx context.Context, o object, v any, query url.Values) err
 }
 
 // pageSize is how many objects one call lists: a call has its time, and each may have a megabyte.
-const pageSize = 100
+const pageSize = 50
 
 // list reads all objects of a kind, page by page, and hands each to fn. One at a time is held.
 func list[T any](ctx context.Context, c *Client, o object, query url.Values, fn func(*T)) error {

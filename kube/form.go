@@ -92,6 +92,10 @@ func obstacle(secret *corev1.Secret) rotation.Obstacle {
 	if who, hint := foreignOwner(secret); who != "" {
 		return rotation.Obstacle{Reason: "is written by " + who + ": it is not fought over", Hint: hint}
 	}
+	if secret.Type == corev1.SecretTypeServiceAccountToken {
+		return rotation.Obstacle{Reason: "is of type " + string(secret.Type) + ", whose ca.crt the token controller writes: it is not fought over",
+			Hint: "if nobody needs the token, delete it: meshca makes a Secret of its own under that name at once; else name another one in the catalogue (secret)"}
+	}
 	if secret.Immutable != nil && *secret.Immutable {
 		return rotation.Obstacle{Reason: "is immutable: nobody can change it",
 			Hint: "delete it when a short gap does no harm: meshca makes it anew at once"}
@@ -235,6 +239,10 @@ func formOf(secret *corev1.Secret) rotation.Form {
 		f.Type = string(secret.Type)
 	}
 	f.Keys = foreignKeys(secret)
+	if needsMore(secret.Type) {
+		f.Type = string(corev1.SecretTypeOpaque)
+		f.Keys = append(f.Keys, "type "+string(secret.Type)+" (it is Opaque now)")
+	}
 	if len(f.Labels) == 0 {
 		f.Labels = nil
 	}
@@ -242,6 +250,12 @@ func formOf(secret *corev1.Secret) rotation.Form {
 		f.Annotations = nil
 	}
 	return f
+}
+
+// needsMore says whether the API server refuses a Secret of the type without keys that are not kept.
+func needsMore(kind corev1.SecretType) bool {
+	return slices.Contains([]corev1.SecretType{corev1.SecretTypeBasicAuth, corev1.SecretTypeSSHAuth,
+		corev1.SecretTypeDockercfg, corev1.SecretTypeDockerConfigJson}, kind)
 }
 
 // foreignKeys names what the Secret holds beside a set, as many as are told of.

@@ -75,7 +75,7 @@ func (c *counting) Read(p []byte) (n int, err error) {
 
 // TestBigPods: of large pods one is held at a time.
 func TestBigPods(t *testing.T) {
-	const pods, size = 64, 1 << 20
+	const pods, size = 16, 1 << 20
 	body := &counting{Reader: bigList(pods, size)}
 	most, count := 0, 0
 	if _, err := decodeList(body, func(*livePod) { most = max(most, body.read-count*size); count++ }); err != nil {
