@@ -21,6 +21,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -163,10 +164,10 @@ func (c *Client) get(ctx context.Context, o object, v any, query url.Values) err
 	return c.call(ctx, c.rest.Get(), "get", o, query, nil, v)
 }
 
-// pageSize is how many objects one call lists.
-const pageSize = 500
+// pageSize is how many objects one call lists: a call has its time, and each may have a megabyte.
+const pageSize = 50
 
-// list reads all objects of a kind, page by page, and hands each to fn.
+// list reads all objects of a kind, page by page, and hands each to fn. One at a time is held.
 func list[T any](ctx context.Context, c *Client, o object, query url.Values, fn func(*T)) error {
 	query = maps.Clone(query)
 	if query == nil {
@@ -174,21 +175,46 @@ func list[T any](ctx context.Context, c *Client, o object, query url.Values, fn 
 	}
 	query.Set("limit", strconv.Itoa(pageSize))
 	for {
-		var page struct {
-			Metadata metav1.ListMeta `json:"metadata"`
-			Items    []T             `json:"items"`
-		}
-		if err := c.call(ctx, c.rest.Get(), "list", o, query, nil, &page); err != nil {
+		next := ""
+		err := c.read(ctx, o, query, func(body io.Reader) (err error) {
+			next, err = decodeList(body, fn)
+			return err
+		})
+		if err != nil || next == "" {
 			return err
 		}
-		for i := range page.Items {
-			fn(&page.Items[i])
-		}
-		if page.Metadata.Continue == "" {
-			return nil
-		}
-		query.Set("continue", page.Metadata.Continue)
+		query.Set("continue", next)
 	}
+}
+
+// read asks for a list and hands the answer to decode while it comes in.
+func (c *Client) read(ctx context.Context, o object, query url.Values, decode func(io.Reader) error) error {
+	select {
+	case c.slots <- struct{}{}:
+		defer func() { <-c.slots }()
+	case <-ctx.Done():
+		return newError("list", o, ctx.Err())
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r := c.rest.Get().AbsPath(o.path()).MaxRetries(0)
+	for key, values := range query {
+		for _, value := range values {
+			r = r.Param(key, value)
+		}
+	}
+	body, err := r.Stream(ctx)
+	if err != nil {
+		return newError("list", o, err)
+	}
+	defer body.Close()
+	switch err := decode(body); {
+	case errors.Is(err, errForm):
+		return &Error{Kind: Unclear, Verb: "list", object: o, detail: err.Error()}
+	case err != nil:
+		return newError("list", o, err)
+	}
+	return nil
 }
 
 // apply applies an object by server-side apply, taking fields over from whoever has them, and reads the answer
@@ -245,7 +271,7 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 		return nil
 	}
 	if err := json.Unmarshal(answer, v); err != nil {
-		return &Error{Kind: Unclear, Verb: verb, object: o, detail: "the answer is no JSON of the expected form"}
+		return &Error{Kind: Unclear, Verb: verb, object: o, detail: errForm.Error()}
 	}
 	return nil
 }

@@ -89,6 +89,10 @@ func observe(secret *corev1.Secret, service string) rotation.Observation {
 
 // obstacle says why the Secret is not meshca's to write.
 func obstacle(secret *corev1.Secret) rotation.Obstacle {
+	if secret.Type == corev1.SecretTypeServiceAccountToken {
+		return rotation.Obstacle{Reason: "is of type " + string(secret.Type) + ", whose ca.crt the token controller writes: it is not fought over",
+			Hint: "if nobody needs the token, delete it: meshca makes a Secret of its own under that name at once; else name another one in the catalogue (secret)"}
+	}
 	immutable := secret.Immutable != nil && *secret.Immutable
 	if who, hint := foreignOwner(secret); who != "" {
 		o := rotation.Obstacle{Reason: "is written by " + who + ": it is not fought over", Hint: hint}
@@ -244,6 +248,10 @@ func formOf(secret *corev1.Secret) rotation.Form {
 		f.Type = string(secret.Type)
 	}
 	f.Keys = foreignKeys(secret)
+	if needsMore(secret.Type) {
+		f.Type = string(corev1.SecretTypeOpaque)
+		f.Keys = append(f.Keys, "type "+string(secret.Type)+" (it is Opaque now)")
+	}
 	if len(f.Labels) == 0 {
 		f.Labels = nil
 	}
@@ -251,6 +259,12 @@ func formOf(secret *corev1.Secret) rotation.Form {
 		f.Annotations = nil
 	}
 	return f
+}
+
+// needsMore says whether the API server refuses a Secret of the type without keys that are not kept.
+func needsMore(kind corev1.SecretType) bool {
+	return slices.Contains([]corev1.SecretType{corev1.SecretTypeBasicAuth, corev1.SecretTypeSSHAuth,
+		corev1.SecretTypeDockercfg, corev1.SecretTypeDockerConfigJson}, kind)
 }
 
 // foreignKeys names what the Secret holds beside a set, as many as are told of.

@@ -24,10 +24,10 @@ type Pod struct {
 	Fixed bool
 }
 
-// readers lists the pods of a namespace that read its Secrets, by the Secret's name. Which Secrets a CSI driver
-// fetches for a pod by itself is not written in the pod, so it is not known here.
-func (c *Client) readers(ctx context.Context, namespace string) (map[string][]Pod, error) {
-	u, err := c.uses(ctx, namespace)
+// readers lists the pods of a namespace that read those of its Secrets, by the Secret's name. Which Secrets a CSI
+// driver fetches for a pod by itself is not written in the pod, so it is not known here.
+func (c *Client) readers(ctx context.Context, namespace string, secrets map[string]bool) (map[string][]Pod, error) {
+	u, err := c.uses(ctx, namespace, func(at place) bool { return secrets[at.name] })
 	if err != nil {
 		return nil, err
 	}
@@ -42,12 +42,19 @@ func (c *Client) readers(ctx context.Context, namespace string) (map[string][]Po
 type place struct{ namespace, name string }
 
 // uses is which pods read what.
-type uses struct{ secrets, configMaps map[place][]Pod }
+type uses struct {
+	secrets, configMaps map[place][]Pod
+	wanted              func(place) bool // Secrets and ConfigMaps that are asked for: one pod may name ten thousand others
+}
 
-// uses lists the pods of a namespace, or of all where it is "", by what they read. A pod whose processes have
-// ended reads nothing; one that is terminating or not ready still serves.
-func (c *Client) uses(ctx context.Context, namespace string) (*uses, error) {
-	u := &uses{secrets: make(map[place][]Pod), configMaps: make(map[place][]Pod)}
+func newUses(wanted func(place) bool) *uses {
+	return &uses{secrets: make(map[place][]Pod), configMaps: make(map[place][]Pod), wanted: wanted}
+}
+
+// uses lists the pods of a namespace, or of all where it is "", by what they read of what is wanted. A pod whose
+// processes have ended reads nothing; one that is terminating or not ready still serves.
+func (c *Client) uses(ctx context.Context, namespace string, wanted func(place) bool) (*uses, error) {
+	u := newUses(wanted)
 	err := list(ctx, c, object{resource: "pods", namespace: namespace}, nil, u.add)
 	if err != nil {
 		return nil, err
@@ -65,15 +72,16 @@ func (u *uses) add(p *livePod) {
 		Phase: p.Status.Phase, Terminating: p.Metadata.DeletionTimestamp != nil, Workload: p.workload(),
 	}
 	secrets, configMaps := p.Spec.reads()
-	note(u.secrets, pod, secrets)
-	note(u.configMaps, pod, configMaps)
+	u.note(u.secrets, pod, secrets)
+	u.note(u.configMaps, pod, configMaps)
 }
 
-func note(into map[place][]Pod, pod Pod, names reads) {
+func (u *uses) note(into map[place][]Pod, pod Pod, names reads) {
 	for name, fixed := range names {
 		pod.Fixed = fixed
-		at := place{pod.Namespace, name}
-		into[at] = append(into[at], pod)
+		if at := (place{pod.Namespace, name}); u.wanted(at) {
+			into[at] = append(into[at], pod)
+		}
 	}
 }
 

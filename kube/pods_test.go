@@ -118,11 +118,11 @@ func testReaders(t *testing.T, m *meshCluster) {
 	m.Create(t, "pods", podsManifest)
 	m.Do(t, "", "-n", "pods", "patch", "pod", "ended", "--subresource=status", "--type=merge", "-p", `{"status":{"phase":"Succeeded"}}`)
 	m.Do(t, "", "-n", "pods", "delete", "pod", "leaving", "--wait=false")
-	byName, err := m.client.readers(t.Context(), "pods")
+	byName, err := m.client.readers(t.Context(), "pods", map[string]bool{"envoy": true, "none": true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := slices.Sorted(maps.Keys(byName)), []string{"envoy", "other"}; !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(byName)), []string{"envoy"}; !slices.Equal(got, want) {
 		t.Errorf("read Secrets %v, want %v", got, want)
 	}
 	fixed := make(map[string]bool)
@@ -135,7 +135,7 @@ func testReaders(t *testing.T, m *meshCluster) {
 	if diff := cmp.Diff(map[string]bool{"mounts": false, "env": true, "leaving": true}, fixed); diff != "" {
 		t.Errorf("readers of envoy (-want +got):\n%s", diff)
 	}
-	u, err := m.client.uses(t.Context(), "")
+	u, err := m.client.uses(t.Context(), "", func(at place) bool { return at.name == "meshca-ca" })
 	if err != nil {
 		t.Fatal(err)
 	}

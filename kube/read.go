@@ -170,7 +170,7 @@ func (c *Client) about(ctx context.Context, m *Mesh, all []found, namespaces []s
 		if err := c.addBundleMaps(ctx, m, all, namespace); err != nil {
 			return err
 		}
-		pods, err := c.uses(ctx, namespace)
+		pods, err := c.uses(ctx, namespace, among(all))
 		if err := hopeless(err); err != nil {
 			return err
 		}
@@ -212,6 +212,15 @@ func (c *Client) addBundleMaps(ctx context.Context, m *Mesh, all []found, namesp
 		m.Findings = append(m.Findings, bundleMapFindings(b.Metadata.Namespace, bundle, present, all)...)
 	}
 	return nil
+}
+
+// among says which Secrets those are.
+func among(all []found) func(place) bool {
+	secrets := make(map[place]bool, len(all))
+	for _, f := range all {
+		secrets[place{f.Namespace, f.Secret}] = true
+	}
+	return func(at place) bool { return secrets[at] }
 }
 
 // older lists the pods that are older than what they read. The clock of both is that of the API server, which

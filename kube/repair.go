@@ -331,15 +331,15 @@ func (r *Repair) inOrder() []*RepairStep {
 // OlderPods lists the pods that may hold older files than the repaired Secrets have, in the order in which they
 // are best restarted.
 func (c *Client) OlderPods(ctx context.Context, r *Repair) ([]Older, error) {
-	pods, err := c.uses(ctx, r.Namespace)
-	if err != nil {
-		return nil, err
-	}
 	var all []found
 	for _, s := range r.Steps {
 		if s.Action != Refuse {
 			all = append(all, found{Item{s.Service, r.Namespace, s.Secret}, s.live})
 		}
+	}
+	pods, err := c.uses(ctx, r.Namespace, among(all))
+	if err != nil {
+		return nil, err
 	}
 	list := older(all, pods)
 	slices.SortStableFunc(list, func(a, b Older) int { return r.Order.compare(a.Service, b.Service) })

@@ -350,7 +350,7 @@ func testRepairPods(t *testing.T, m *meshCluster) {
 	a, b := mesh.Trusting(one.Service(t, "a"), one, two), one.Service(t, "b")
 	m.Create(t, "pods-of", mesh.Account+mesh.Secrets(a, b)+mesh.Pod("a-0", "a-mtls-cert")+mesh.Pod("b-0", "b-mtls-cert")+mesh.Pod("c-0", "other"))
 	born := func() time.Time {
-		u, err := m.client.uses(t.Context(), "pods-of")
+		u, err := m.client.uses(t.Context(), "pods-of", func(place) bool { return true })
 		if err != nil || len(u.secrets) != 3 {
 			t.Fatal(err, u)
 		}

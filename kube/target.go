@@ -179,6 +179,14 @@ func (t *Target) mendGlass(ctx context.Context, s Service, v secretVersion) (ver
 
 // Readers implements [rotation.Target]: the pods that read the Secrets, one list for each namespace.
 func (t *Target) Readers(ctx context.Context, services []string) (map[string]rotation.Readers, error) {
+	secrets := make(map[string]map[string]bool) // by namespace
+	for _, name := range services {
+		s := t.service(name)
+		if secrets[s.Namespace] == nil {
+			secrets[s.Namespace] = make(map[string]bool)
+		}
+		secrets[s.Namespace][s.Secret] = true
+	}
 	pods := make(map[string]map[string][]Pod)
 	all := make(map[string]rotation.Readers, len(services))
 	for _, name := range services {
@@ -187,7 +195,7 @@ func (t *Target) Readers(ctx context.Context, services []string) (map[string]rot
 			return nil, err
 		}
 		if pods[s.Namespace] == nil {
-			reading, err := t.client.readers(ctx, s.Namespace)
+			reading, err := t.client.readers(ctx, s.Namespace, secrets[s.Namespace])
 			if err != nil {
 				return nil, hinted(err)
 			}

@@ -151,7 +151,7 @@ func (t *Target) Observe(_ context.Context, service string) (rotation.Observatio
 		if !links[name] {
 			o.Deviations = append(o.Deviations, rotation.Deviation{File: name, Seen: "a file of its own", Wanted: "a link through " + dataLink})
 		}
-		if want := fileMode(name, shared(root)); mode != want {
+		if want := fileMode(name, value, shared(root)); mode != want {
 			o.Deviations = append(o.Deviations, rotation.Deviation{File: name, Seen: fmt.Sprintf("mode %04o", mode), Wanted: fmt.Sprintf("%04o", want)})
 		}
 	}
@@ -220,10 +220,10 @@ func readRegular(f *os.File) (value []byte, mode fs.FileMode, err error) {
 	return value, info.Mode().Perm(), err
 }
 
-// fileMode is the mode that a file of a set has.
-func fileMode(name string, shared bool) fs.FileMode {
+// fileMode is the mode that a file of a set has. A tls.crt that another CA has filled may hold the key too.
+func fileMode(name string, content []byte, shared bool) fs.FileMode {
 	switch {
-	case name != rotation.KeyFile:
+	case name != rotation.KeyFile && !bytes.Contains(content, []byte("PRIVATE KEY-----")):
 		return 0o644
 	case shared:
 		return 0o640

@@ -109,6 +109,20 @@ func TestGroup(t *testing.T) {
 	}
 }
 
+// TestKeyInTheChain: a tls.crt of another CA that holds the key too is read by nobody who may not read the key.
+func TestKeyInTheChain(t *testing.T) {
+	target, dir, _ := newTarget(t)
+	m := material
+	m.Cert = []byte("chain\n-----BEGIN EC PRIVATE KEY-----\nkey\n-----END EC PRIVATE KEY-----\n")
+	must(t, target.Write(t.Context(), "pgadmin", m, nil))
+	if info, err := os.Stat(filepath.Join(dir, "tls.crt")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("tls.crt has mode %v (%v), want 0600", info.Mode().Perm(), err)
+	}
+	if o := observe(t, target); len(o.Deviations) > 0 {
+		t.Errorf("deviations of what was just written: %+v", o.Deviations)
+	}
+}
+
 // TestDeviations: each is seen, and put right by the next write.
 func TestDeviations(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -124,7 +124,7 @@ func (t *Target) makeData(root *os.Root, shared bool, m rotation.Material) (name
 		if content[file] == nil {
 			continue
 		}
-		if err := writeFile(root, filepath.Join(name, file), content[file], fileMode(file, shared)); err != nil {
+		if err := writeFile(root, filepath.Join(name, file), content[file], fileMode(file, content[file], shared)); err != nil {
 			return name, err
 		}
 	}

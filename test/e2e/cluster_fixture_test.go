@@ -36,7 +36,7 @@ func TestCluster(t *testing.T) {
 		"Drift": testDrift, "MarksOfNoLeaf": testMarksOfNoLeaf, "Deleted": testDeleted, "Fight": testFight,
 		"DeletedMeanwhile": testDeletedMeanwhile, "Errors": testErrors, "Away": testAway, "Stale": testStale,
 		"Closed": testClosed, "Stamps": testStamps, "Moved": testMoved, "Glass": testGlass, "Claimed": testClaimed, "Modes": testModes,
-		"Shapes": testShapes, "Workloads": testWorkloads, "Left": testLeft, "Incident": testIncident,
+		"Shapes": testShapes, "Types": testTypes, "Workloads": testWorkloads, "Left": testLeft, "Incident": testIncident,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -251,7 +251,9 @@ func refusedShapes(t *testing.T, f *foreignCA) map[string]leftShape {
 		"owned":        {with("owned", nil, object{"ownerReferences": owner}), `is written by its owner, "mesh" of kind "Mesh"`},
 		"cert-manager": {with("cert-manager", nil, object{"annotations": object{"cert-manager.io/certificate-name": "a"}}), "is written by cert-manager"},
 		"external":     {with("external", nil, object{"labels": object{"reconcile.external-secrets.io/managed": "true"}}), "is written by External Secrets"},
-		"sealed":       {with("sealed", nil, object{"annotations": object{"sealedsecrets.bitnami.com/managed": "true"}}), "is written by Sealed Secrets"},
+		"token": {with("token", object{"type": "kubernetes.io/service-account-token"}, object{"annotations": object{"kubernetes.io/service-account.name": "default"}}),
+			"is of type kubernetes.io/service-account-token"},
+		"sealed": {with("sealed", nil, object{"annotations": object{"sealedsecrets.bitnami.com/managed": "true"}}), "is written by Sealed Secrets"},
 	}
 }
 
@@ -279,5 +281,47 @@ func (m *clusterMesh) checkLeft(p *Process, left map[string]leftShape, before ma
 		if !strings.Contains(out, "Refused") {
 			m.t.Errorf("kubectl events says %s", out)
 		}
+	}
+}
+
+// testTypes takes over Secrets of types that must have keys of their own. Deleted, those keys are gone and the types
+// with them: the API server takes no such Secret without.
+func testTypes(t *testing.T, k *kubernetes) {
+	f := newForeignCA(t)
+	types := map[string]struct{ kind, key, value string }{
+		"basic":  {"kubernetes.io/basic-auth", "username", "admin"},
+		"ssh":    {"kubernetes.io/ssh-auth", "ssh-privatekey", "a key"},
+		"docker": {"kubernetes.io/dockerconfigjson", ".dockerconfigjson", "{}"},
+		"old":    {"kubernetes.io/dockercfg", ".dockercfg", "{}"},
+		"own":    {"example.com/mesh", "notes", "notes"},
+	}
+	services, extra := slices.Sorted(maps.Keys(types)), make(map[string]string)
+	for _, service := range services {
+		extra[service] = "consumers: none"
+	}
+	m := k.newMesh(t, "types", clusterSettings{Services: services, Extra: extra, Sweep: "1s"})
+	for _, service := range services {
+		set := f.set(t, service)
+		set[types[service].key] = []byte(types[service].value)
+		m.makeShape(t, service, shape{how: "somebody", object: typed(types[service].kind, nil, set)})
+	}
+	p := m.Start()
+	m.AwaitSound(p)
+	for service, is := range types {
+		if now := k.secret(t, m.namespace, service); now.Type != is.kind || string(now.Data[is.key]) != is.value {
+			t.Errorf("%s: type %s, %s is %q", service, now.Type, is.key, now.Data[is.key])
+		}
+		k.do(t, http.MethodDelete, secretPath(m.namespace, service), nil)
+	}
+	m.AwaitSound(p)
+	for service, was := range types {
+		kind, gone := "Opaque", was.key+", type "+was.kind+" (it is Opaque now)"
+		if service == "own" {
+			kind, gone = was.kind, was.key
+		}
+		if now := k.secret(t, m.namespace, service); now.Type != kind {
+			t.Errorf("%s was made again as %s, want %s", service, now.Type, kind)
+		}
+		m.AwaitEvent(p, service, "Healed", "gone with it, and not kept: "+gone)
 	}
 }
