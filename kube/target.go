@@ -34,13 +34,14 @@ type Target struct {
 	former   map[string]Service // those of the catalogue before, to name the place of one that has left
 	versions map[string]string  // by service, or by the bundle's path: the resourceVersion of what was read or written last, "" of none
 	uids     map[string]string  // of the Secrets, for Events
+	made     map[string]string  // uids of those that were made and, maybe, not observed since
 }
 
 // New makes a target without services.
 func New(c *Client, mode WatchMode, log *slog.Logger) *Target {
 	return &Target{client: c, mode: mode, log: log, events: newEvents(c, log),
 		watches:  refusals{what: "changes are noticed in the sweep alone"},
-		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string)}
+		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string), made: make(map[string]string)}
 }
 
 // SetCatalogue replaces the services. It comes before the engine's own, and the engine watches anew after it.
@@ -55,6 +56,7 @@ func (t *Target) SetCatalogue(services []Service) {
 		if old := before[s.Name]; old.Namespace != s.Namespace || old.Secret != s.Secret {
 			delete(t.versions, s.Name)
 			delete(t.uids, s.Name)
+			delete(t.made, s.Name)
 		}
 	}
 }
@@ -114,6 +116,11 @@ func (t *Target) Observe(ctx context.Context, name string) (rotation.Observation
 	} else {
 		t.remember(name, secret.ResourceVersion, string(secret.UID))
 		o = observe(secret, name)
+		t.mu.Lock()
+		if t.made[name] == o.Instance { // also where somebody was quicker than the first look
+			o.Form.Made = o.Instance
+		}
+		t.mu.Unlock()
 	}
 	o.Remarks = slices.Concat(o.Remarks, t.watches.of(name), t.events.refused.of(name))
 	return o, nil
@@ -136,11 +143,17 @@ func (t *Target) Write(ctx context.Context, name string, m rotation.Material, ov
 		}
 		v.resourceVersion = version
 	}
-	written, err := t.client.writeSecret(ctx, manifestOf(s, m, v))
+	wanted := manifestOf(s, m, v)
+	written, err := t.client.writeSecret(ctx, wanted)
 	if err != nil {
 		return changed(err)
 	}
 	t.remember(name, written.ResourceVersion, string(written.UID))
+	if made := wanted.Metadata.Labels[labelManagedBy] == managedBy; made {
+		t.mu.Lock()
+		t.made[name] = string(written.UID)
+		t.mu.Unlock()
+	}
 	return nil
 }
 
