@@ -58,7 +58,7 @@ func observe(secret *corev1.Secret, service string) rotation.Observation {
 	o := rotation.Observation{
 		Cert: secret.Data[rotation.CertFile], Key: secret.Data[rotation.KeyFile], CA: secret.Data[rotation.CAFile],
 		Mark: markOf(secret), MarkIn: markPlace,
-		By: writers(secret), Form: formOf(secret), Written: written(secret),
+		By: writers(secret), Form: formOf(secret), Written: written(secret), Instance: string(secret.UID),
 	}
 	for key, part := range map[string]*[]byte{rotation.CertFile: &o.Cert, rotation.KeyFile: &o.Key, rotation.CAFile: &o.CA} {
 		if _, there := secret.Data[key]; there && *part == nil {
@@ -71,6 +71,12 @@ func observe(secret *corev1.Secret, service string) rotation.Observation {
 	labels, annotations := held(secret)
 	o.Version = secretVersion{uid: secret.UID, resourceVersion: secret.ResourceVersion, kind: secret.Type, cert: o.Cert, key: o.Key,
 		kept: labels, keptAnnotations: annotations, rests: o.Rests != ""}
+	if labels[labelManagedBy] == managedBy {
+		o.Form.Made = o.Instance
+	}
+	if seen := secret.Labels[labelManagedBy]; seen != managedBy {
+		o.IfMade = []rotation.Deviation{{File: labelManagedBy, Seen: cmp.Or(clean(seen), "absent"), Wanted: managedBy}}
+	}
 	if o.Mark != nil {
 		o.Deviations = marksDeviate(secret, service, o.Mark.Serial)
 	}
@@ -192,12 +198,15 @@ func manifestOf(s Service, m rotation.Material, v secretVersion) manifest {
 		kind = cmp.Or(corev1.SecretType(m.Form.Type), corev1.SecretTypeTLS)
 		maps.Copy(labels, m.Form.Labels)
 		maps.Copy(annotations, m.Form.Annotations)
-		if labels[labelManagedBy] == "" {
+		if labels[labelManagedBy] == "" || m.Form.Made != "" {
 			labels[labelManagedBy] = managedBy
 		}
 	} else {
 		maps.Copy(labels, v.kept)
 		maps.Copy(annotations, v.keptAnnotations)
+		if m.Form.Made == string(v.uid) {
+			labels[labelManagedBy] = managedBy
+		}
 	}
 	labels[labelService] = m.Mark.Service
 	for _, name := range leafAnnotations {
@@ -395,12 +404,16 @@ func writers(secret *corev1.Secret) string {
 	last := written(secret)
 	for _, entry := range secret.ManagedFields {
 		set, ok := fieldsOf(entry)
-		if !ok || own(entry) || !set.holdsOurs() || entry.Time != nil && entry.Time.Time.Before(last) {
-			continue // before it: whoever held a value that we found as it should be
-		}
 		c := claim{words: clean(entry.Manager)}
 		if entry.Time != nil {
 			c.at = entry.Time.Time
+		}
+		// Who had the label managed-by on a Secret that we found has it still.
+		ours := set.holdsOurs() || set.Metadata.Labels["f:"+labelManagedBy] != nil && c.at.After(last)
+		if !ok || own(entry) || !ours || entry.Time != nil && c.at.Before(last) {
+			continue // before it: whoever held a value that we found as it should be
+		}
+		if entry.Time != nil {
 			c.words += " at " + c.at.UTC().Format(time.RFC3339)
 		}
 		claims = append(claims, c)

@@ -38,6 +38,17 @@ func TestWriters(t *testing.T) {
 	if by := writers(s); by != removed {
 		t.Errorf("nobody wrote, and it says %q", by)
 	}
+	labelled := wrote("helm", "notes", metav1.ManagedFieldsOperationUpdate, noon)
+	labelled.FieldsV1 = metav1.NewFieldsV1(`{"f:metadata":{"f:labels":{"f:app.kubernetes.io/managed-by":{}}}}`)
+	s.ManagedFields = append(s.ManagedFields, labelled)
+	if by := writers(s); by != removed { // it may have made the Secret
+		t.Errorf("nobody wrote since, and it says %q", by)
+	}
+	s.ManagedFields[len(s.ManagedFields)-1].Time = &metav1.Time{Time: noon.Add(time.Second)}
+	if by := writers(s); !strings.HasPrefix(by, "helm at ") {
+		t.Errorf("helm took the label, and it says %q", by)
+	}
+	s.ManagedFields = slices.Delete(s.ManagedFields, 3, 4)
 	s.ManagedFields = append(s.ManagedFields,
 		wrote("kubectl-edit", "ca.crt", metav1.ManagedFieldsOperationUpdate, noon),
 		wrote(FieldManager, "tls.key", metav1.ManagedFieldsOperationUpdate, noon.Add(time.Minute)))

@@ -36,13 +36,14 @@ type Target struct {
 	versions map[string]string  // by service, or by the bundle's path: the resourceVersion of what was read or written last, "" of none
 	uids     map[string]string  // of the Secrets, for Events
 	bundles  map[string]string  // by namespace: the bundle that was seen in its ConfigMap last as it should be
+	made     map[string]string  // uids of those that were made and, maybe, not observed since
 }
 
 // New makes a target without services.
 func New(c *Client, mode WatchMode, log *slog.Logger) *Target {
 	return &Target{client: c, mode: mode, log: log, events: newEvents(c, log),
 		watches:  refusals{what: "changes are noticed in the sweep alone"},
-		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string), bundles: make(map[string]string)}
+		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string), bundles: make(map[string]string), made: make(map[string]string)}
 }
 
 // SetCatalogue replaces the services. It is called where the engine replaces its own, between two passes.
@@ -57,6 +58,7 @@ func (t *Target) SetCatalogue(services []Service) {
 		if old := before[s.Name]; old.Namespace != s.Namespace || old.Secret != s.Secret {
 			delete(t.versions, s.Name)
 			delete(t.uids, s.Name)
+			delete(t.made, s.Name)
 		}
 	}
 }
@@ -125,6 +127,11 @@ func (t *Target) Observe(ctx context.Context, name string) (rotation.Observation
 	} else {
 		t.remember(name, secret.ResourceVersion, string(secret.UID))
 		o = observe(secret, name)
+		t.mu.Lock()
+		if t.made[name] == o.Instance { // also where somebody was quicker than the first look
+			o.Form.Made = o.Instance
+		}
+		t.mu.Unlock()
 	}
 	o.Remarks = slices.Concat(o.Remarks, t.watches.of(name), t.events.refused.of(name))
 	return o, nil
@@ -150,11 +157,17 @@ func (t *Target) Write(ctx context.Context, name string, m rotation.Material, ov
 		}
 		v.resourceVersion = version
 	}
-	written, err := t.client.writeSecret(ctx, manifestOf(s, m, v))
+	wanted := manifestOf(s, m, v)
+	written, err := t.client.writeSecret(ctx, wanted)
 	if err != nil {
 		return changed(err)
 	}
 	t.remember(name, written.ResourceVersion, string(written.UID))
+	if made := wanted.Metadata.Labels[labelManagedBy] == managedBy; made {
+		t.mu.Lock()
+		t.made[name] = string(written.UID)
+		t.mu.Unlock()
+	}
 	return nil
 }
 
@@ -181,7 +194,10 @@ func (t *Target) mendGlass(ctx context.Context, s Service, v secretVersion) (ver
 func (t *Target) Readers(ctx context.Context, services []string) (map[string]rotation.Readers, error) {
 	secrets := make(map[string]map[string]bool) // by namespace
 	for _, name := range services {
-		s := t.service(name)
+		s, err := t.service(name)
+		if err != nil {
+			return nil, err
+		}
 		if secrets[s.Namespace] == nil {
 			secrets[s.Namespace] = make(map[string]bool)
 		}

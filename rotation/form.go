@@ -14,7 +14,7 @@ import (
 const formPrefix = "form/"
 
 func (f Form) equal(o Form) bool {
-	return f.Type == o.Type && maps.Equal(f.Labels, o.Labels) && maps.Equal(f.Annotations, o.Annotations) && slices.Equal(f.Keys, o.Keys)
+	return f.Made == o.Made && f.Type == o.Type && maps.Equal(f.Labels, o.Labels) && maps.Equal(f.Annotations, o.Annotations) && slices.Equal(f.Keys, o.Keys)
 }
 
 // getForm reads the form of the place of that subject.

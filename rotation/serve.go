@@ -184,6 +184,12 @@ func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 	}
 	authority := e.Issuer.Authority()
 	seen := Seen{Observation: o, Leaf: firstCertificate(o.Cert), Proven: o.Mark.proven(authority, s.Subject)}
+	if o.Instance != "" && o.Instance == s.form.Made {
+		seen.Form.Made = s.form.Made // whatever has become of the signs of it
+	}
+	if seen.Form.Made != "" {
+		seen.Deviations = slices.Concat(o.Deviations, o.IfMade)
+	}
 	if seen.Proven && o.Foreign.Claimant != "" {
 		seen.disregard(o.Foreign)
 	}

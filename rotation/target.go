@@ -107,6 +107,7 @@ type Version any
 
 // A Form is what of a place is not ours, and is made again with it after somebody has removed it.
 type Form struct {
+	Made        string            `json:"made,omitempty"` // the instance that meshca made; "" where it has found what is there
 	Type        string            `json:"type,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
@@ -142,6 +143,8 @@ type Observation struct {
 	Mark          *Mark       // nil: no meshca wrote here, or its mark cannot be read
 	MarkIn        string      // where the target keeps the mark, for people
 	Deviations    []Deviation // from the target's own form: modes, links, spelling of the mark
+	Instance      string      // tells what is there from what was there before it was removed; "" where a target cannot
+	IfMade        []Deviation // further ones where meshca has made the instance: on one that it found they are another's to decide
 	Version       Version
 	Written       time.Time // when meshca last wrote it, by the target's clock; zero where it is not known
 	By            string    // who claims to have written last beside meshca, "" where nobody does

@@ -348,3 +348,41 @@ func (m *clusterMesh) checkAlarm(p *Process) {
 		return err
 	})
 }
+
+// testManagedBy: who manages a Secret is ours to say of those that meshca has made, and is put right there. On those that
+// it has found it is whatever their makers say.
+func testManagedBy(t *testing.T, k *kubernetes) {
+	const label = "app.kubernetes.io/managed-by"
+	m := k.newMesh(t, "managed-by", clusterSettings{Services: []string{"made", "found", "helm"}})
+	labelled := func(value any) object { return object{"metadata": object{"labels": object{label: value}}} }
+	is := func(service string) string { return k.secret(t, m.namespace, service).Metadata.Labels[label] }
+	m.makeShape(t, "found", shape{how: "somebody", object: typed("Opaque", nil, nil)})
+	m.makeShape(t, "helm", shape{how: "helm", object: typed("Opaque", labelled("Helm")["metadata"].(object), nil)})
+	p := m.Start()
+	m.AwaitSound(p)
+
+	healed := func(p *Process, seen string) {
+		t.Helper()
+		p.AwaitLine("healed", "service", "made", "file", label, "seen", seen, "wanted", "meshca")
+		if now := is("made"); now != "meshca" {
+			t.Errorf("healed, and it is %q", now)
+		}
+	}
+	k.change(t, m.namespace, "made", "stranger", labelled(nil))
+	healed(p, "absent")
+	k.change(t, m.namespace, "made", "stranger", labelled("Helm"))
+	healed(p, "Helm")
+	p.Stop()
+	k.change(t, m.namespace, "made", "stranger", labelled(nil))
+	p = m.Start() // it is known of a Secret that another process has made
+	healed(p, "absent")
+
+	k.change(t, m.namespace, "helm", "stranger", labelled("Argo"))
+	for service, want := range map[string]string{"found": "", "helm": "Argo"} {
+		k.change(t, m.namespace, service, "stranger", data(caFile, nil))
+		line := p.AwaitLine("healed", "service", service)
+		if now := is(service); now != want || line.Get("file") != caFile {
+			t.Errorf("%s is managed by %q, want %q; healed %s", service, now, want, line.Get("file"))
+		}
+	}
+}

@@ -33,7 +33,7 @@ func TestCluster(t *testing.T) {
 	k := newKubernetes(t, cluster.Options{})
 	for name, test := range map[string]func(*testing.T, *kubernetes){
 		"Rights": testRights, "Needs": testNeeds, "FirstStartRefused": testFirstStartRefused,
-		"Drift": testDrift, "MarksOfNoLeaf": testMarksOfNoLeaf, "Deleted": testDeleted, "Fight": testFight,
+		"Drift": testDrift, "MarksOfNoLeaf": testMarksOfNoLeaf, "Deleted": testDeleted, "Fight": testFight, "ManagedBy": testManagedBy,
 		"DeletedMeanwhile": testDeletedMeanwhile, "Errors": testErrors, "Away": testAway, "Stale": testStale,
 		"Closed": testClosed, "Stamps": testStamps, "Moved": testMoved, "Glass": testGlass, "Claimed": testClaimed, "Modes": testModes,
 		"Shapes": testShapes, "Types": testTypes, "Workloads": testWorkloads, "Left": testLeft, "Incident": testIncident,
