@@ -21,7 +21,7 @@ func adoptCommand() *cobra.Command {
 ca.crt gets the union of trust; leaves are signed anew when every process that reads one is known to have
 loaded the union. Without --continue the plan is printed and nothing is changed. With it, processes that are
 waited for are waited for no longer: first it is printed who might refuse whom.
-Exit code: 0 done, 1 there is nothing to do, 2 no process runs.`,
+Exit code: 0 done, 1 there is nothing to do, 2 no process runs, or it is busy.`,
 		Example: `  meshca adopt --config meshca.yaml
   meshca adopt pgadmin --config meshca.yaml --continue`,
 		Args: cobra.MaximumNArgs(1),
