@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -130,6 +131,9 @@ func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
 		status.State = StateResting
 	case s.finding != "":
 		status.State = StateFailing
+		if foreign >= alarmWrites {
+			status.Hint = cmp.Or(s.hint, "find out who writes to "+status.Place)
+		}
 	case foreign >= alarmWrites:
 		status.State = StateAlarm
 		status.Hint = "find out who writes to " + status.Place
