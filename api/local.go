@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/rotation"
@@ -14,6 +15,8 @@ import (
 type Operator interface {
 	// Status is a snapshot of the newest pass.
 	Status() *rotation.Status
+	// Those that follow do nothing where ctx ends before they are taken, and return its error.
+
 	// Continue is the word that readers of the service, or of all where it is "", need not be waited for.
 	Continue(ctx context.Context, service string) error
 	// Resume has the service healed again after somebody has broken the glass.
@@ -25,14 +28,23 @@ type Order struct {
 	Service string `json:"service"` // "" is all, where that makes sense
 }
 
+// orderWait is how long an order waits for the pass under way to end. What is not taken by then is not done later:
+// its answer still reaches who asked.
+const orderWait = writeTimeout - 2*time.Second
+
 // Local serves on the Unix socket: GET /v1/status, POST /v1/adopt and POST /v1/heal, as JSON. A refusal is
-// status 409 and its reason as text.
+// status 409 and its reason as text; where it cannot be answered or done now, status 503.
 func Local(o Operator) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		s := o.Status()
+		if s.Passed.IsZero() {
+			writeText(w, http.StatusServiceUnavailable, "starting: the first look at all places has not ended; /readyz says what is away")
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
 		// The caller may have gone: nobody is left to tell.
-		_ = json.NewEncoder(w).Encode(o.Status())
+		_ = json.NewEncoder(w).Encode(s)
 	})
 	mux.HandleFunc("POST /v1/adopt", order(o.Continue))
 	mux.HandleFunc("POST /v1/heal", order(o.Resume))
@@ -49,9 +61,13 @@ func order(do func(ctx context.Context, service string) error) http.HandlerFunc 
 			writeText(w, http.StatusBadRequest, "the body is no {\"service\": …}")
 			return
 		}
-		switch err := do(r.Context(), body.Service); {
+		ctx, cancel := context.WithTimeout(r.Context(), orderWait)
+		defer cancel()
+		switch err := do(ctx, body.Service); {
 		case err == nil:
 			writeText(w, http.StatusOK, "ok")
+		case errors.Is(err, context.DeadlineExceeded):
+			writeText(w, http.StatusServiceUnavailable, "busy: a pass over all places takes long, and nothing was done: ask again; /readyz says what is away")
 		case errors.Is(err, rotation.ErrNothingToDo), errors.Is(err, issuer.ErrUnknownService):
 			writeText(w, http.StatusConflict, err.Error())
 		default:

@@ -67,6 +67,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
 	s := m.engine.Status()
+	if s.Passed.IsZero() {
+		return // nothing is known yet
+	}
 	gauge(epoch, float64(s.Epoch))
 	gauge(lastSweep, float64(s.Sweep.At.Unix()))
 	gauge(lastRun, float64(s.LastRun.Unix()))

@@ -26,7 +26,7 @@ import (
 type Engine interface {
 	// Status is a snapshot of the newest pass.
 	Status() *rotation.Status
-	// Ready says what does not work, nil if all does.
+	// Ready says what does not work, nil if all does. Also that the first pass has not ended yet.
 	Ready(ctx context.Context) error
 }
 
@@ -34,6 +34,7 @@ const (
 	readyEvery   = 5 * time.Second // /readyz asks the engine at most this often: it is a write to the store
 	readyTimeout = 2 * time.Second
 	shutdownWait = 2 * time.Second
+	writeTimeout = 10 * time.Second // from the request's head to the answer's end
 )
 
 // Observability serves /healthz (the process answers), /readyz (it can do its work; 503 says in words what
@@ -74,7 +75,8 @@ func (r *readiness) check(ctx context.Context) error {
 	if time.Since(r.at) < readyEvery && !r.at.IsZero() {
 		return r.err
 	}
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	// The answer is for all who ask, so it does not end with the one who asked first.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
 	defer cancel()
 	r.err = r.engine.Ready(ctx)
 	r.at = time.Now()
@@ -88,7 +90,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 		Handler:           http.MaxBytesHandler(h, 64<<10),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      10 * time.Second,
+		WriteTimeout:      writeTimeout,
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),

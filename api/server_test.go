@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -27,15 +28,20 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // engine answers what a test tells it to.
 type engine struct {
-	ready error
-	asked atomic.Int32
+	ready    error
+	asked    atomic.Int32
+	starting bool
+	busy     bool // with a pass that does not end
 
 	orders []string
 }
 
 func (e *engine) Status() *rotation.Status {
+	if e.starting {
+		return &rotation.Status{}
+	}
 	return &rotation.Status{
-		Epoch: 3, Roots: []rotation.CAStatus{{Name: "root", NotAfter: time.Unix(3000, 0)}},
+		Passed: time.Unix(1000, 0), Epoch: 3, Roots: []rotation.CAStatus{{Name: "root", NotAfter: time.Unix(3000, 0)}},
 		Services: []rotation.ServiceStatus{
 			{Name: "pgadmin", State: rotation.StateKept, Serial: "7f", NotAfter: time.Unix(2000, 0), Healed: 4},
 			{Name: "envoy", State: rotation.StateRefused, ForeignWrites: 5},
@@ -43,13 +49,19 @@ func (e *engine) Status() *rotation.Status {
 	}
 }
 
-func (e *engine) Continue(_ context.Context, service string) error {
-	return e.order("continue", service)
+func (e *engine) Continue(ctx context.Context, service string) error {
+	return e.order(ctx, "continue", service)
 }
 
-func (e *engine) Resume(_ context.Context, service string) error { return e.order("resume", service) }
+func (e *engine) Resume(ctx context.Context, service string) error {
+	return e.order(ctx, "resume", service)
+}
 
-func (e *engine) order(what, service string) error {
+func (e *engine) order(ctx context.Context, what, service string) error {
+	if e.busy {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if service == "nobody" {
 		return fmt.Errorf("service %q: %w", service, rotation.ErrNothingToDo)
 	}
@@ -57,9 +69,9 @@ func (e *engine) order(what, service string) error {
 	return nil
 }
 
-func (e *engine) Ready(context.Context) error {
+func (e *engine) Ready(ctx context.Context) error {
 	e.asked.Add(1)
-	return e.ready
+	return errors.Join(ctx.Err(), e.ready)
 }
 
 func get(t *testing.T, h http.Handler, path string) (code int, body string) {
@@ -114,6 +126,53 @@ func TestReadyz(t *testing.T) {
 	if n := e.asked.Load(); n != 1 {
 		t.Errorf("50 requests asked the engine %d times", n)
 	}
+}
+
+// TestReadyzIsForAll: somebody who asks and gives up does not make it no for the others.
+func TestReadyzIsForAll(t *testing.T) {
+	e := &engine{}
+	h := api.Observability(e, api.NewRegistry(e, func() int64 { return 0 }, ""))
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(gone, http.MethodGet, "/readyz", nil))
+	if code, body := get(t, h, "/readyz"); code != http.StatusOK || e.asked.Load() != 1 {
+		t.Errorf("%d %q, asked %d times", code, body, e.asked.Load())
+	}
+}
+
+// TestStarting: until the first pass has ended there is neither a status nor a metric that could be taken for one.
+func TestStarting(t *testing.T) {
+	e := &engine{starting: true}
+	if code, body := get(t, api.Local(e), "/v1/status"); code != http.StatusServiceUnavailable || !strings.HasPrefix(body, "starting: ") {
+		t.Errorf("%d %q", code, body)
+	}
+	h := api.Observability(e, api.NewRegistry(e, func() int64 { return 0 }, ""))
+	if code, body := get(t, h, "/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz: %d %q", code, body)
+	}
+	if code, body := get(t, h, "/metrics"); code != http.StatusOK || strings.Contains(body, "meshca_epoch") || strings.Contains(body, "meshca_sweep") {
+		t.Errorf("/metrics: %d %q", code, body)
+	}
+}
+
+// TestBusy: an order that cannot be taken in time is told so while its sender still listens, and is not done later.
+func TestBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &engine{busy: true}
+		for _, path := range []string{"/v1/adopt", "/v1/heal"} {
+			w, began := httptest.NewRecorder(), time.Now()
+			api.Local(e).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(`{"service":"pgadmin"}`)))
+			if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "busy: ") || !strings.Contains(w.Body.String(), "nothing was done") {
+				t.Errorf("%s: %d %q", path, w.Code, w.Body)
+			}
+			if took := time.Since(began); took >= 10*time.Second { // the server's own limit
+				t.Errorf("%s: the answer comes after %s", path, took)
+			}
+		}
+		if len(e.orders) > 0 {
+			t.Errorf("done all the same: %v", e.orders)
+		}
+	})
 }
 
 // TestSocket: a path longer than a Unix address, a socket that a crash left, and only its owner may open it.

@@ -69,6 +69,7 @@ type Client struct {
 	namespace string
 	manager   string        // who owns the fields that it applies
 	slots     chan struct{} // one for each call under way
+	silence   *silence
 }
 
 // as is the client under the name of another field manager.
@@ -114,7 +115,7 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	return &Client{slots: make(chan struct{}, callsAtOnce), rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault), manager: FieldManager}, nil
+	return &Client{slots: make(chan struct{}, callsAtOnce), silence: newSilence(), rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault), manager: FieldManager}, nil
 }
 
 // Namespace is the namespace of the kubeconfig's context.
@@ -245,11 +246,14 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
+	case <-c.silence.falls():
+		return silent(verb, o)
 	case <-ctx.Done():
 		return newError(verb, o, ctx.Err())
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
+	if c.silence.holds() {
+		return silent(verb, o)
+	}
 	r = r.AbsPath(o.path()).MaxRetries(0)
 	for key, values := range query {
 		for _, value := range values {
@@ -259,11 +263,7 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 	if body != nil {
 		r = r.Body(body)
 	}
-	result := r.Do(ctx)
-	if err := result.Error(); err != nil { // that of Raw has not read what the API server says
-		return newError(verb, o, err)
-	}
-	answer, err := result.Raw()
+	answer, err := c.ask(ctx, r)
 	if err != nil {
 		return newError(verb, o, err)
 	}
@@ -274,6 +274,23 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 		return &Error{Kind: Unclear, Verb: verb, object: o, detail: errForm.Error()}
 	}
 	return nil
+}
+
+// ask makes a call and waits for its answer, and where none comes finds out whether anybody is answered.
+func (c *Client) ask(ctx context.Context, r *rest.Request) (answer []byte, err error) {
+	timed, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	result := r.Do(timed)
+	if err = result.Error(); err == nil { // that of Raw has not read what the API server says
+		answer, err = result.Raw()
+	}
+	switch {
+	case err == nil:
+		c.silence.end()
+	case timedOut(err) && ctx.Err() == nil:
+		c.listen(ctx)
+	}
+	return answer, err
 }
 
 // stream opens a watch of an object, or of all of a kind. The caller closes it.
@@ -293,16 +310,21 @@ func (c *Client) stream(ctx context.Context, o object, query url.Values, accept 
 	if err != nil {
 		return nil, newError("watch", o, err)
 	}
+	c.silence.end()
 	return body, nil
 }
 
-// Ready asks the API server whether it is ready.
+// Ready asks the API server whether it is ready. One that refuses to say so answers: not everybody may ask.
 func (c *Client) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	o := object{resource: "readyz"}
-	if err := c.rest.Get().AbsPath("/readyz").MaxRetries(0).Do(ctx).Error(); err != nil {
-		return newError("get", o, err)
+	err := c.rest.Get().AbsPath("/readyz").MaxRetries(0).Do(ctx).Error()
+	if err != nil {
+		if err := newError("get", o, err); err.Kind == Away || err.Kind == Failed || err.Kind == Unauthenticated {
+			return err
+		}
 	}
+	c.silence.end()
 	return nil
 }

@@ -144,7 +144,7 @@ func (e *Error) understand(s metav1.Status, err error) {
 // away says in short why there was no answer.
 func away(err error) string {
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
+	case timedOut(err):
 		return "no answer in time"
 	case errors.Is(err, context.Canceled):
 		return "given up"
@@ -154,6 +154,12 @@ func away(err error) string {
 		words = words[at+2:]
 	}
 	return words
+}
+
+// timedOut says whether an error is that nothing came in time: of the whole call, or of an attempt to connect.
+func timedOut(err error) bool {
+	var timed interface{ Timeout() bool }
+	return errors.As(err, &timed) && timed.Timeout()
 }
 
 // deniedBy says whether an admission policy or webhook has refused, and which. Its status is the policy's to choose:

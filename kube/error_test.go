@@ -101,6 +101,17 @@ func TestAnswers(t *testing.T) {
 // to is what a write that is answered so returns.
 func (a answer) to(t *testing.T) *Error {
 	t.Helper()
+	_, err := a.client(t).writeSecret(t.Context(), manifest{Metadata: manifestMeta{Name: "a", Namespace: "rec", ResourceVersion: "3"}})
+	got, ok := err.(*Error)
+	if !ok {
+		t.Fatalf("%d is answered by %v", a.code, err)
+	}
+	return got
+}
+
+// client is one of an API server that answers everything so.
+func (a answer) client(t *testing.T) *Client {
+	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if a.retryAfter != "" {
 			w.Header().Set("Retry-After", a.retryAfter)
@@ -111,17 +122,31 @@ func (a answer) to(t *testing.T) *Error {
 		w.WriteHeader(a.code)
 		_, _ = w.Write([]byte(a.body))
 	}))
-	defer server.Close()
+	t.Cleanup(server.Close)
 	client, err := newClient(&rest.Config{Host: server.URL}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = client.writeSecret(t.Context(), manifest{Metadata: manifestMeta{Name: "a", Namespace: "rec", ResourceVersion: "3"}})
-	got, ok := err.(*Error)
-	if !ok {
-		t.Fatalf("%d is answered by %v", a.code, err)
+	return client
+}
+
+// TestReadyAnswers: an API server that does not tell everybody whether it is ready is there all the same. One that
+// does not know who asks is of no use.
+func TestReadyAnswers(t *testing.T) {
+	forbidden := status(403, "Forbidden", `forbidden: User "system:serviceaccount:meshca:meshca" cannot get path "/readyz"`, "")
+	for _, tt := range []struct {
+		answer answer
+		kind   Kind // "" is ready
+	}{
+		{answer{code: 200, body: "ok"}, ""}, {forbidden, ""}, {answer{code: 404, body: "404 page not found"}, ""}, {answer{code: 429, retryAfter: "1"}, ""},
+		{answer{code: 500, body: "[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed\n"}, Failed},
+		{answer{code: 503, body: "Service Unavailable"}, Away}, {status(401, "Unauthorized", "Unauthorized", ""), Unauthenticated},
+	} {
+		err := tt.answer.client(t).Ready(t.Context())
+		if tt.kind == "" && err != nil || tt.kind != "" && !is(err, tt.kind) {
+			t.Errorf("%d: %v, want %q", tt.answer.code, err, tt.kind)
+		}
 	}
-	return got
 }
 
 // TestHopeless: what is asked of others is asked for after an answer that concerns one alone.

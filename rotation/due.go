@@ -80,6 +80,10 @@ const (
 	retryLast  = 10 * time.Minute
 )
 
+// contested is as which failure in a row a lost race counts at most: the target answers, and whoever writes there may
+// stop at any moment, so what they leave is put right within 10 s.
+const contested = 2
+
 // retryAfter is the wait after the n-th failure in a row, n ≥ 1, less a jitter of at most a fifth that is derived
 // from the name: services that failed together do not all come back together.
 func retryAfter(n int, name string) time.Duration {

@@ -882,6 +882,49 @@ func TestReloadWaitsForThePass(t *testing.T) {
 	})
 }
 
+// TestNotReadyBeforeTheFirstPass: a process that has not looked at all places yet says so, and what is away.
+func TestNotReadyBeforeTheFirstPass(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var asked error
+		w.target.Unreachable = func(service string) error {
+			if service == "pgadmin" && asked == nil {
+				asked = w.engine.Ready(t.Context())
+			}
+			return targettest.ErrDown
+		}
+		stop := w.run(t)
+		defer stop()
+		if asked == nil || !strings.Contains(asked.Error(), "starting: ") || !strings.Contains(asked.Error(), "target: ") {
+			t.Errorf("ready while it starts: %v", asked)
+		}
+		if err := w.engine.Ready(t.Context()); err == nil || strings.Contains(err.Error(), "starting: ") {
+			t.Errorf("ready later: %v", err)
+		}
+	})
+}
+
+// TestOrderInALongPass: an order that is not taken before its context ends is not done later.
+func TestOrderInALongPass(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.run(t)
+		defer stop()
+		w.target.Fail = func(string) (error, bool) { time.Sleep(time.Minute); return nil, true }
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.CA = nil })
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		defer cancel()
+		taken := false
+		if err := w.engine.Reload(ctx, policies(mesh), func() { taken = true }); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("ended with %v", err)
+		}
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if w.check(t); taken {
+			t.Error("done all the same")
+		}
+	})
+}
+
 func TestReady(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.run(t)()

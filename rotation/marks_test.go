@@ -240,15 +240,54 @@ func TestConflict(t *testing.T) {
 		conflicts.Store(4)
 		w.target.Change("pgadmin", func(o *rotation.Observation) { o.CA = nil })
 		synctest.Wait()
-		if s := w.status(t, "pgadmin"); tries.Load() != 3 || s.State != rotation.StateFailing || s.ForeignWrites != 0 {
+		if s := w.status(t, "pgadmin"); tries.Load() != 3 || s.State != rotation.StateFailing || s.ForeignWrites != 1 {
 			t.Errorf("%d tries in one turn: %+v", tries.Load(), s)
 		}
 		time.Sleep(6 * time.Second)
 		synctest.Wait()
 		w.check(t)
-		if s := w.status(t, "pgadmin"); tries.Load() != 5 || s.State != rotation.StateKept || s.ForeignWrites != 1 {
+		if s := w.status(t, "pgadmin"); tries.Load() != 5 || s.State != rotation.StateKept || s.ForeignWrites != 2 {
 			t.Errorf("%d tries: %+v", tries.Load(), s)
 		}
+	})
+}
+
+// TestAlwaysTooLate: somebody writes faster than a look and a write, for an hour. That is an alarm, once, and what they
+// leave is put right soon after the last of their writes.
+func TestAlwaysTooLate(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.run(t)
+		defer stop()
+		var at atomic.Bool
+		w.target.Fail = func(service string) (error, bool) {
+			if service == "pgadmin" && at.Load() {
+				return rotation.ErrChanged, false
+			}
+			return nil, true
+		}
+		at.Store(true)
+		for range 3600 {
+			w.target.Change("pgadmin", func(o *rotation.Observation) { o.CA = nil })
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		s := w.status(t, "pgadmin")
+		if s.State != rotation.StateFailing || s.ForeignWrites < 3 || !strings.Contains(s.Hint, "find out who writes to memory:pgadmin") {
+			t.Errorf("%+v", s)
+		}
+		alarms := 0
+		for _, n := range w.target.Notices() {
+			if n.Service == "pgadmin" && n.Kind == rotation.NoticeAlarm {
+				alarms++
+			}
+		}
+		if lines := w.log.take("again and again"); alarms != 1 || len(lines) != 1 {
+			t.Errorf("%d alarms, and %d lines", alarms, len(lines))
+		}
+		at.Store(false)
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
+		w.check(t)
 	})
 }
 

@@ -36,8 +36,14 @@ func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) 
 		if err == nil {
 			return
 		}
-		if !errors.Is(err, ErrChanged) || tries == maxTries {
+		switch {
+		case !errors.Is(err, ErrChanged):
 			e.failed(s, err, now)
+			return
+		case tries == maxTries: // who writes faster than we do is at work too, though nothing of theirs was healed
+			s.Foreign = append(recent(s.Foreign, now), now)
+			e.failed(s, err, now)
+			e.alarm(s)
 			return
 		}
 	}
@@ -466,6 +472,11 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 	}
 	e.Log.Info("healed", line...)
 	e.Target.Tell(Notice{s.Service, NoticeHealed, text})
+	e.alarm(s)
+}
+
+// alarm says, once, that somebody is at work.
+func (e *Engine) alarm(s *service) {
 	if len(s.Foreign) == alarmWrites {
 		e.Log.Warn("somebody writes here again and again", "service", s.Service, "place", e.Target.Place(s.Service),
 			"writes", len(s.Foreign), "within", alarmWindow.String())
@@ -492,7 +503,9 @@ func (e *Engine) failed(s *service, err error, now time.Time) {
 	failed, wait := e.now(), asked(err)
 	s.throttled = wait > 0
 	if !now.Before(s.retryAt) { // an extra look in between does not lengthen the wait, unless it is asked to
-		s.failures++
+		if s.failures++; errors.Is(err, ErrChanged) {
+			s.failures = min(s.failures, contested)
+		}
 		wait = max(wait, retryAfter(s.failures, s.Service))
 	}
 	s.retryAt = later(s.retryAt, failed.Add(wait))

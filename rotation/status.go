@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -134,6 +135,9 @@ func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
 		status.State = StateResting
 	case s.finding != "":
 		status.State = StateFailing
+		if foreign >= alarmWrites {
+			status.Hint = cmp.Or(s.hint, "find out who writes to "+status.Place)
+		}
 	case foreign >= alarmWrites:
 		status.State = StateAlarm
 		status.Hint = "find out who writes to " + status.Place
@@ -154,7 +158,7 @@ func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
 // readyKey is written by Ready, to find out whether the store takes writes.
 const readyKey = "rotation/ready"
 
-// Ready says whether the store takes writes, a leaf can be signed, and the target answers. The error
+// Ready says whether the store takes writes, a leaf can be signed, the target answers, and Start has ended. The error
 // joins all that do not.
 func (e *Engine) Ready(ctx context.Context) error {
 	now := e.now()
@@ -171,7 +175,9 @@ func (e *Engine) Ready(ctx context.Context) error {
 	if err := e.Target.Ready(ctx); err != nil {
 		failed = append(failed, fmt.Errorf("target: %w", err))
 	}
-	if since := now.Sub(e.Status().Passed); since > stuckAfter {
+	if passed := e.Status().Passed; passed.IsZero() {
+		failed = append(failed, errors.New("starting: the first look at all places has not ended"))
+	} else if since := now.Sub(passed); since > stuckAfter {
 		failed = append(failed, fmt.Errorf("engine: it has not finished a pass for %s", since.Round(time.Second)))
 	}
 	return errors.Join(failed...)

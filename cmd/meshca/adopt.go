@@ -24,7 +24,7 @@ ca.crt gets the union of trust; leaves are signed anew when every process that r
 loaded the union. Without --continue the plan is printed and nothing is changed. With it, processes that are
 waited for are waited for no longer: first it is printed who might refuse whom. That holds for places that are
 left alone too.
-Exit code: 0 done, 1 there is nothing to do, or what was named is waited for still, 2 no process runs.`,
+Exit code: 0 done, 1 there is nothing to do, or what was named is waited for still, 2 no process runs, or it is busy.`,
 		Example: `  meshca adopt --config meshca.yaml
   meshca adopt pgadmin --config meshca.yaml --continue`,
 		Args: cobra.MaximumNArgs(1),

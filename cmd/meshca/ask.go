@@ -65,6 +65,8 @@ func ask(ctx context.Context, configPath, method, path string, body []byte) ([]b
 		return nil, fmt.Errorf("the process for %s cannot be asked: %w", configPath, err)
 	case code == http.StatusConflict:
 		return nil, &failure{err: errors.New(strings.TrimSpace(string(answer))), code: exitNo}
+	case code == http.StatusServiceUnavailable:
+		return nil, &failure{err: errors.New(strings.TrimSpace(string(answer))), code: exitUnknown}
 	case code != http.StatusOK:
 		return nil, fmt.Errorf("%s answered %d: %s", socket, code, strings.TrimSpace(string(answer)))
 	}

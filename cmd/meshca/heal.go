@@ -13,7 +13,7 @@ func healCommand() *cobra.Command {
 		Short: "Heal a service again after somebody has broken the glass",
 		Long: `Tell the running process that what was done behind the broken glass is done: it puts the service's Secret right
 and takes the annotation away that made it rest.
-Exit code: 0 done, 1 the service does not rest, 2 no process runs.`,
+Exit code: 0 done, 1 the service does not rest, 2 no process runs, or it is busy.`,
 		Example: `  meshca heal --resume pgadmin --config meshca.yaml`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -101,15 +101,13 @@ func serve(cmd *cobra.Command, o serveOptions) error {
 		stop()
 		time.AfterFunc(endAfter, s.abandon)
 	})
-	if err := s.engine.Start(ctx); err != nil && ctx.Err() == nil {
-		return refused(err)
-	}
-	if text {
-		writeBanner(cmd.OutOrStdout(), s)
-	} else {
-		s.logStart()
-	}
-	err = s.run(ctx)
+	err = s.run(ctx, func() {
+		if text {
+			writeBanner(cmd.OutOrStdout(), s)
+		} else {
+			s.logStart()
+		}
+	})
 	if err == nil && text {
 		fmt.Fprintf(cmd.OutOrStdout(), "stopped; store %s, seal %s and %s stay\n",
 			cfg.Store.Bolt.Path, cfg.Seal.KeyFile, s.target.describe())
@@ -324,15 +322,27 @@ func (s *server) listen() (err error) {
 	return err
 }
 
-// run serves until ctx ends. Every goroutine of the program is started here, or below and waited for.
-func (s *server) run(ctx context.Context) error {
+// run serves until ctx ends; started is called when the first pass has ended. Who asks is answered from the beginning:
+// a target that is away must not make the process look dead. Every goroutine of the program is started here, or below
+// and waited for.
+func (s *server) run(ctx context.Context, started func()) error {
+	s.log.Info("starting", "metrics", s.metrics.Addr().String(), "socket", socketPath(s.cfg))
 	registry := api.NewRegistry(s.engine, s.size, version)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return api.Serve(ctx, s.metrics, api.Observability(s.engine, registry), s.log) })
 	group.Go(func() error { return api.Serve(ctx, s.socket, api.Local(s.engine), s.log) })
 	group.Go(func() error { return s.target.run(ctx) })
 	group.Go(func() error { return s.reloadOnChange(ctx) })
-	group.Go(func() error { return s.engine.Run(ctx) })
+	group.Go(func() error {
+		if err := s.engine.Start(ctx); err != nil && ctx.Err() == nil {
+			return refused(err)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		started()
+		return s.engine.Run(ctx)
+	})
 	return group.Wait()
 }
 

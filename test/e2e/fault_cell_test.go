@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -129,7 +130,7 @@ func newCell(t testing.TB, a *apiAccess, s cellSettings) *cell {
 	c := &cell{Mesh: &Mesh{t: t, Dir: t.TempDir(), Services: fiveServices}, api: a,
 		namespace: fmt.Sprintf("cell-%d", a.cells.Add(1)), gate: newGate(t, a, apiAccount)}
 	a.create(t, "/api/v1/namespaces", map[string]any{"metadata": map[string]any{"name": c.namespace}})
-	c.grant(append([]string{"another"}, fiveServices...))
+	c.grant(slices.Concat([]string{"another"}, s.Services, fiveServices))
 	c.configure(s)
 	return c
 }
@@ -296,11 +297,14 @@ func (c *cell) records() map[string]int {
 	return n
 }
 
-// ready asks /readyz of the program that serves.
-func (c *cell) ready(p *Process) (code int, words string, err error) {
+// ready asks /readyz of the program that serves, or starts.
+func (c *cell) ready(p *Process) (code int, words string, err error) { return c.health(p, "/readyz") }
+
+// health asks the program's address of metrics and health.
+func (c *cell) health(p *Process, path string) (code int, words string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.Lines("serving")[0].Get("metrics")+"/readyz", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.Lines("starting")[0].Get("metrics")+path, nil)
 	if err != nil {
 		return 0, "", err
 	}

@@ -27,6 +27,7 @@ func TestFaults(t *testing.T) {
 		"TwoProcesses": func(t *testing.T) { testTwoProcesses(t, a) },
 		"OldStore":     func(t *testing.T) { testOldStore(t, a) },
 		"Paused":       func(t *testing.T) { testPaused(t, a) },
+		"Silence":      func(t *testing.T) { testSilence(t, a) },
 		"PlainWatches": func(t *testing.T) { testPlainWatches(t, a) }, "WatchesThatFail": func(t *testing.T) { testWatchesThatFail(t, a) },
 		"PausedTrust":   func(t *testing.T) { testPausedTrust(t, a) },
 		"ReloadInAPass": func(t *testing.T) { testReloadInAPass(t, a) },
