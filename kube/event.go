@@ -23,6 +23,8 @@ const (
 	eventsWaiting = 512
 	// eventEvery is the least time between two: Events are for people, Secrets come first.
 	eventEvery = 100 * time.Millisecond
+	// eventsAgain is how often one of those that could not be written is tried again: a right that is given back shows.
+	eventsAgain = 5 * time.Second
 	// reporter is who reports, as Events say it.
 	reporter = "meshca.io/meshca"
 	// eventsGroup is the API group of Events.
@@ -32,27 +34,29 @@ const (
 // A notice is an Event that is not written yet.
 type notice struct {
 	rotation.Notice
-	about     reference
-	workloads []Workload // that it is told on too
-	at        time.Time
+	about reference
+	at    time.Time
 }
 
 // events writes Events one by one, so that they are never in the way of a Secret.
 type events struct {
 	client   *Client
+	service  func(name string) (Service, error)
 	log      *slog.Logger
 	waiting  chan notice
 	dropped  atomic.Int64
 	instance string
 	refused  refusals
+	again    map[string]notice // by service: the newest that could not be written; owned by run
 }
 
-func newEvents(c *Client, log *slog.Logger) *events {
+func newEvents(c *Client, service func(string) (Service, error), log *slog.Logger) *events {
 	host, err := os.Hostname()
 	if err != nil || host == "" {
 		host = "meshca"
 	}
-	return &events{client: c.apart(), log: log, waiting: make(chan notice, eventsWaiting), instance: host,
+	return &events{client: c.apart(), service: service, log: log, waiting: make(chan notice, eventsWaiting), instance: host,
+		again:   make(map[string]notice),
 		refused: refusals{what: "not all that is done is told in Events"}}
 }
 
@@ -70,10 +74,17 @@ func (e *events) add(n notice) {
 func (e *events) run(ctx context.Context) error {
 	tick := time.NewTicker(eventEvery)
 	defer tick.Stop()
+	again := time.NewTicker(eventsAgain)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-again.C:
+			for _, n := range e.again {
+				e.write(ctx, n)
+				break
+			}
 		case n := <-e.waiting:
 			e.write(ctx, n)
 			if dropped := e.dropped.Swap(0); dropped > 0 {
@@ -97,36 +108,57 @@ type reference struct {
 	UID        string `json:"uid,omitempty"`
 }
 
-// write writes an Event on what it is about and one on each workload. One that cannot be written is not tried again.
+// write writes an Event on what it is about and one on each workload of the service. Of those that were refused, or not
+// answered, the newest of each service is tried again. What of it is written has its name, and is not written twice.
 func (e *events) write(ctx context.Context, n notice) {
-	namespace := n.about.Namespace
+	delete(e.again, n.Service)
 	about := []reference{n.about}
-	for _, w := range n.workloads {
-		at := object{group: "apps", resource: strings.ToLower(w.Kind) + "s", namespace: namespace, name: w.Name}
+	if n.Service != "" {
+		s, err := e.service(n.Service)
+		if err != nil {
+			return // it has left the catalogue
+		}
+		about = append(about, e.workloads(ctx, n, s)...)
+	}
+	for _, regarding := range about {
+		at := object{group: eventsGroup, resource: "events", namespace: n.about.Namespace}
+		err := e.post(ctx, n, regarding)
+		if err == nil || is(err, Changed) { // it is there already
+			e.refused.clear(at)
+			continue
+		}
+		e.failed(n, at, err)
+	}
+}
+
+// workloads finds what of the service's workloads is there.
+func (e *events) workloads(ctx context.Context, n notice, s Service) (found []reference) {
+	for _, w := range s.Workloads {
+		at := object{group: "apps", resource: strings.ToLower(w.Kind) + "s", namespace: s.Namespace, name: w.Name}
 		var live struct {
 			Metadata metav1.ObjectMeta `json:"metadata"`
 		}
-		err := e.client.get(ctx, at, &live, nil)
-		if err == nil || lasting(err) {
-			e.refused.note(n.Service, at, err)
-		}
-		if err != nil {
-			e.log.Debug("no Event on a workload", "error", err)
+		if err := e.client.get(ctx, at, &live, nil); err != nil {
+			e.failed(n, at, err)
 			continue
 		}
-		about = append(about, reference{"apps/" + version, w.Kind, namespace, w.Name, string(live.Metadata.UID)})
+		e.refused.note(n.Service, at, nil)
+		found = append(found, reference{"apps/" + version, w.Kind, s.Namespace, w.Name, string(live.Metadata.UID)})
 	}
-	for _, regarding := range about {
-		at := object{group: eventsGroup, resource: "events", namespace: namespace}
-		err := e.post(ctx, n, regarding)
-		switch {
-		case err == nil:
-			e.refused.clear(at)
-			continue
-		case lasting(err):
-			e.refused.note(n.Service, at, err)
-		}
-		e.log.Debug("no Event", "error", err)
+	return found
+}
+
+// failed keeps what was refused, for the status, and what is to be tried again.
+func (e *events) failed(n notice, at object, err error) {
+	e.log.Debug("no Event", "error", err)
+	switch {
+	case lasting(err):
+		e.refused.note(n.Service, at, err)
+		e.again[n.Service] = n
+	case is(err, Away, Throttled):
+		e.again[n.Service] = n
+	case is(err, NotFound): // it was allowed to look
+		e.refused.note(n.Service, at, nil)
 	}
 }
 

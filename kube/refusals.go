@@ -51,6 +51,13 @@ func (r *refusals) clear(at object) {
 	}
 }
 
+// leave forgets what was refused to one service.
+func (r *refusals) leave(service string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.by, service)
+}
+
 // forget begins anew.
 func (r *refusals) forget() {
 	r.mu.Lock()

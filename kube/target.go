@@ -41,9 +41,11 @@ type Target struct {
 
 // New makes a target without services.
 func New(c *Client, mode WatchMode, log *slog.Logger) *Target {
-	return &Target{client: c, mode: mode, log: log, events: newEvents(c, log),
+	t := &Target{client: c, mode: mode, log: log,
 		watches:  refusals{what: "changes are noticed in the sweep alone"},
 		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string), bundles: make(map[string]string), made: make(map[string]string)}
+	t.events = newEvents(c, t.service, log)
+	return t
 }
 
 // SetCatalogue replaces the services. It is called where the engine replaces its own, between two passes.
@@ -59,6 +61,11 @@ func (t *Target) SetCatalogue(services []Service) {
 			delete(t.versions, s.Name)
 			delete(t.uids, s.Name)
 			delete(t.made, s.Name)
+		}
+	}
+	for name, old := range before {
+		if !slices.Equal(old.Workloads, t.services[name].Workloads) {
+			t.events.refused.leave(name) // it may not be asked for any more
 		}
 	}
 }
@@ -235,7 +242,7 @@ func (t *Target) Tell(n rotation.Notice) {
 	t.mu.Lock()
 	uid := t.uids[n.Service]
 	t.mu.Unlock()
-	t.events.add(notice{Notice: n, about: reference{version, "Secret", s.Namespace, s.Secret, uid}, workloads: s.Workloads})
+	t.events.add(notice{Notice: n, about: reference{version, "Secret", s.Namespace, s.Secret, uid}})
 }
 
 // Events writes the Events until ctx ends.

@@ -39,3 +39,26 @@ func TestServiceThatLeft(t *testing.T) {
 		t.Errorf("%d Events wait to be written somewhere", n)
 	}
 }
+
+// TestWorkloadThatLeft: what was refused of a workload is no remark on the service any more when the catalogue does not
+// have it.
+func TestWorkloadThatLeft(t *testing.T) {
+	client, err := newClient(&rest.Config{Host: "https://127.0.0.1:1"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := New(client, WatchNames, slog.New(slog.DiscardHandler))
+	service := Service{Name: "envoy", Namespace: "default", Secret: "envoy-mtls-cert", Workloads: []Workload{{"Deployment", "envoy"}}}
+	target.SetCatalogue([]Service{service})
+	at := object{group: "apps", resource: "deployments", namespace: "default", name: "envoy"}
+	target.events.failed(notice{Notice: rotation.Notice{Service: "envoy"}}, at, &Error{Kind: Forbidden, Verb: "get", object: at})
+	target.SetCatalogue([]Service{service})
+	if n := len(target.events.refused.of("envoy")); n != 1 {
+		t.Errorf("%d remarks, want the one", n)
+	}
+	service.Workloads = nil
+	target.SetCatalogue([]Service{service})
+	if remarks := target.events.refused.of("envoy"); len(remarks) > 0 {
+		t.Errorf("%v", remarks)
+	}
+}
