@@ -48,6 +48,7 @@ fuzz: ## fuzz each parser of outside bytes for a minute
 	@$(GO) test -run xxx -fuzz FuzzObjectName -fuzztime 60s ./config
 	@$(GO) test -run xxx -fuzz FuzzCheck -fuzztime 60s -fuzzminimizetime 10x ./verify
 	@$(GO) test -run xxx -fuzz FuzzParseMark -fuzztime 60s ./localdir
+	@$(GO) test -run xxx -fuzz FuzzParse -fuzztime 60s -fuzzminimizetime 10x ./csr
 
 generate: ## make the generated files anew
 	@$(GO) generate ./...
