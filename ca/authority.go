@@ -23,6 +23,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/meshca/meshca/profile"
@@ -307,6 +308,23 @@ func (a *Authority) Signed(c *x509.Certificate) bool {
 		}
 	}
 	return false
+}
+
+// HasKey says whether the public key, a SubjectPublicKeyInfo, is that of a CA which the store holds, or trusts.
+func (a *Authority) HasKey(spki []byte) bool {
+	for _, r := range a.roots {
+		if bytes.Equal(r.Certificate.RawSubjectPublicKeyInfo, spki) {
+			return true
+		}
+	}
+	for _, i := range a.issuing {
+		if bytes.Equal(i.Certificate.RawSubjectPublicKeyInfo, spki) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(a.anchors, func(f Anchor) bool {
+		return bytes.Equal(f.Certificate.RawSubjectPublicKeyInfo, spki)
+	})
 }
 
 // CheckTime refuses a root or issuing CA that has expired or is not valid yet at now.
