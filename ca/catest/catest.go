@@ -32,9 +32,17 @@ type Fixture struct {
 // New founds a CA at now, in files that end with the test.
 func New(t testing.TB, now time.Time) *Fixture {
 	t.Helper()
+	return NewWithKey(t, now, Params.Key)
+}
+
+// NewWithKey founds one with keys of a type.
+func NewWithKey(t testing.TB, now time.Time, k profile.KeyType) *Fixture {
+	t.Helper()
 	f := Empty(t)
+	params := Params
+	params.Key = k
 	var err error
-	if f.Authority, err = ca.Found(f.Store, f.Seal, Params, now); err != nil {
+	if f.Authority, err = ca.Found(f.Store, f.Seal, params, now); err != nil {
 		t.Fatal(err)
 	}
 	return f
