@@ -33,6 +33,12 @@ var (
 		"Foreign changes seen within the last ten minutes; from 3 on somebody is at work.", service, nil)
 	caNotAfter = prometheus.NewDesc("meshca_ca_not_after_timestamp_seconds",
 		"When a root or the issuing CA expires.", []string{"role", "name"}, nil)
+	crlThisUpdate = prometheus.NewDesc("meshca_crl_this_update_timestamp_seconds",
+		"When the CRL in force was made, backdated.", []string{"role", "name"}, nil)
+	crlNextUpdate = prometheus.NewDesc("meshca_crl_next_update_timestamp_seconds",
+		"When verifiers no longer accept the CRL in force.", []string{"role", "name"}, nil)
+	crlOverdue = prometheus.NewDesc("meshca_crl_overdue",
+		"1 if there should long have been a newer CRL.", []string{"role", "name"}, nil)
 	epoch = prometheus.NewDesc("meshca_epoch",
 		"Raised by every change of the trust bundle or the signing root.", nil, nil)
 	lastSweep = prometheus.NewDesc("meshca_sweep_last_timestamp_seconds",
@@ -78,19 +84,31 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(caNotAfter, float64(root.NotAfter.Unix()), "root", root.Name)
 	}
 	gauge(caNotAfter, float64(s.Issuing.NotAfter.Unix()), "issuing", s.Issuing.Name)
+	for _, c := range s.CRLs {
+		role := "issuing"
+		if c.Root {
+			role = "root"
+		}
+		gauge(crlThisUpdate, float64(c.ThisUpdate.Unix()), role, c.Issuer)
+		gauge(crlNextUpdate, float64(c.NextUpdate.Unix()), role, c.Issuer)
+		gauge(crlOverdue, oneIf(c.Overdue), role, c.Issuer)
+	}
 	for _, v := range s.Services {
 		if v.Serial != "" {
 			gauge(notAfter, float64(v.NotAfter.Unix()), v.Name)
 			gauge(notBefore, float64(v.NotBefore.Unix()), v.Name)
 			gauge(renewal, float64(v.Due.Unix()), v.Name)
 		}
-		isKept := 0.0
-		if v.State == rotation.StateKept || v.State == rotation.StateAlarm || v.State == rotation.StateTaking {
-			isKept = 1
-		}
-		gauge(kept, isKept, v.Name)
+		gauge(kept, oneIf(v.State == rotation.StateKept || v.State == rotation.StateAlarm || v.State == rotation.StateTaking), v.Name)
 		counter(issued, v.Issued, v.Name)
 		counter(healed, v.Healed, v.Name)
 		gauge(foreign, float64(v.ForeignWrites), v.Name)
 	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }

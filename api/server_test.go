@@ -42,6 +42,10 @@ func (e *engine) Status() *rotation.Status {
 	}
 	return &rotation.Status{
 		Passed: time.Unix(1000, 0), Epoch: 3, Roots: []rotation.CAStatus{{Name: "root", NotAfter: time.Unix(3000, 0)}},
+		CRLs: []rotation.CRLStatus{
+			{Issuer: "issuing", ThisUpdate: time.Unix(1000, 0), NextUpdate: time.Unix(5000, 0), Overdue: true},
+			{Issuer: "root", Root: true, NextUpdate: time.Unix(9000, 0)},
+		},
 		Services: []rotation.ServiceStatus{
 			{Name: "pgadmin", State: rotation.StateKept, Serial: "7f", NotAfter: time.Unix(2000, 0), Healed: 4},
 			{Name: "envoy", State: rotation.StateRefused, ForeignWrites: 5},
@@ -97,6 +101,10 @@ func TestObservability(t *testing.T) {
 		`meshca_foreign_writes{service="envoy"} 5`,
 		`meshca_healed_total{service="pgadmin"} 4`,
 		`meshca_ca_not_after_timestamp_seconds{name="root",role="root"} 3000`,
+		`meshca_crl_this_update_timestamp_seconds{name="issuing",role="issuing"} 1000`,
+		`meshca_crl_next_update_timestamp_seconds{name="issuing",role="issuing"} 5000`,
+		`meshca_crl_overdue{name="issuing",role="issuing"} 1`,
+		`meshca_crl_overdue{name="root",role="root"} 0`,
 		`meshca_epoch 3`,
 		`meshca_store_size_bytes 4096`,
 		`meshca_build_info{version="1.2.3"} 1`,

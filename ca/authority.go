@@ -23,8 +23,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/meshca/meshca/profile"
 	"github.com/meshca/meshca/store"
 )
 
@@ -51,6 +53,7 @@ type Authority struct {
 type Root struct {
 	Generation  int
 	Certificate *x509.Certificate
+	CRL         *x509.RevocationList // nil for a root that was founded before there were CRLs
 }
 
 // An IssuingCA signs leaves below the root of its generation.
@@ -78,13 +81,14 @@ type stateRecord struct {
 
 type caRecord struct {
 	Generation  int    `json:"generation"`
-	ID          int    `json:"id,omitempty"` // of an issuing CA
-	Certificate []byte `json:"certificate"`  // DER
-	SealedKey   []byte `json:"sealedKey"`    // PKCS #8, encrypted
+	ID          int    `json:"id,omitempty"`  // of an issuing CA
+	Certificate []byte `json:"certificate"`   // DER
+	SealedKey   []byte `json:"sealedKey"`     // PKCS #8, encrypted
+	CRL         []byte `json:"crl,omitempty"` // of a root, DER
 }
 
 // Open reads the CA from the store, opens the keys of the issuing CAs, and checks what it read: each key
-// matches its certificate and each chain verifies. It returns ErrEmpty where no CA was founded, and
+// matches its certificate, and each chain and each root's CRL verifies. It returns ErrEmpty where no CA was founded, and
 // refuses a seal that belongs to another store. Where the seal does not yet know the store (a crash
 // between the two writes of a first start), it learns it now.
 func Open(st store.Store, s *Seal) (*Authority, error) {
@@ -100,11 +104,11 @@ func Open(st store.Store, s *Seal) (*Authority, error) {
 			return err
 		}
 		for key, value := range r.Scan(store.Prefix("ca/root/")) {
-			root, cert, err := parseRecord(key, value)
+			root, err := parseRoot(key, value)
 			if err != nil {
 				return err
 			}
-			a.roots = append(a.roots, Root{Generation: root.Generation, Certificate: cert})
+			a.roots = append(a.roots, root)
 		}
 		for key, value := range r.Scan(store.Prefix("ca/issuing/")) {
 			record, _, err := parseRecord(key, value)
@@ -140,6 +144,34 @@ func parseRecord(key string, value []byte) (caRecord, *x509.Certificate, error) 
 	return record, cert, nil
 }
 
+func parseRoot(key string, value []byte) (Root, error) {
+	record, cert, err := parseRecord(key, value)
+	if err != nil {
+		return Root{}, err
+	}
+	root := Root{Generation: record.Generation, Certificate: cert}
+	if len(record.CRL) > 0 {
+		if root.CRL, err = x509.ParseRevocationList(record.CRL); err != nil {
+			return Root{}, fmt.Errorf("record %s: %w", key, err)
+		}
+	}
+	return root, nil
+}
+
+// check verifies what the root has signed itself: its certificate and its CRL.
+func (r Root) check() error {
+	if err := r.Certificate.CheckSignatureFrom(r.Certificate); err != nil {
+		return fmt.Errorf("root g%d does not verify: %w", r.Generation, err)
+	}
+	if r.CRL == nil {
+		return nil
+	}
+	if err := profile.LintCRL(r.CRL, r.Certificate); err != nil {
+		return fmt.Errorf("the CRL of root g%d does not verify: %w", r.Generation, err)
+	}
+	return nil
+}
+
 // checkSeal compares the store that the seal remembers with the one that was opened.
 func (a *Authority) checkSeal(s *Seal) error {
 	remembered, err := StoreIdentity(s.path)
@@ -156,8 +188,8 @@ func (a *Authority) checkSeal(s *Seal) error {
 func (a *Authority) assemble(s *Seal, state stateRecord, issuing []caRecord) error {
 	byGeneration := make(map[int]*x509.Certificate)
 	for _, root := range a.roots {
-		if err := root.Certificate.CheckSignatureFrom(root.Certificate); err != nil {
-			return fmt.Errorf("root g%d does not verify: %w", root.Generation, err)
+		if err := root.check(); err != nil {
+			return err
 		}
 		byGeneration[root.Generation] = root.Certificate
 	}
@@ -276,6 +308,23 @@ func (a *Authority) Signed(c *x509.Certificate) bool {
 		}
 	}
 	return false
+}
+
+// HasKey says whether the public key, a SubjectPublicKeyInfo, is that of a CA which the store holds, or trusts.
+func (a *Authority) HasKey(spki []byte) bool {
+	for _, r := range a.roots {
+		if bytes.Equal(r.Certificate.RawSubjectPublicKeyInfo, spki) {
+			return true
+		}
+	}
+	for _, i := range a.issuing {
+		if bytes.Equal(i.Certificate.RawSubjectPublicKeyInfo, spki) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(a.anchors, func(f Anchor) bool {
+		return bytes.Equal(f.Certificate.RawSubjectPublicKeyInfo, spki)
+	})
 }
 
 // CheckTime refuses a root or issuing CA that has expired or is not valid yet at now.

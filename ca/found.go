@@ -57,7 +57,7 @@ func Founded(st store.Store) (founded bool, err error) {
 	return founded, err
 }
 
-// makeChain makes the keys and certificates of root 1 and issuing CA 1.
+// makeChain makes the keys and certificates of root 1 and issuing CA 1, and the root's CRL.
 func makeChain(s *Seal, state stateRecord, p Params, now time.Time) (root, issuing caRecord, err error) {
 	rootSigner, err := p.Key.Generate()
 	if err != nil {
@@ -83,7 +83,13 @@ func makeChain(s *Seal, state stateRecord, p Params, now time.Time) (root, issui
 	if err != nil {
 		return root, issuing, err
 	}
-	root = caRecord{Generation: 1, Certificate: rootCert.Raw}
+	window = profile.CRLWindow(now, p.LeafBackdate, rootCert)
+	window.NotAfter = issuingCert.NotAfter // the root's key is not opened again before there is a next issuing CA
+	list, err := signCRL(profile.CRLTemplate(profile.CRLNumber(0, now), window, nil, rootCert), rootCert, rootSigner)
+	if err != nil {
+		return root, issuing, err
+	}
+	root = caRecord{Generation: 1, Certificate: rootCert.Raw, CRL: list.Raw}
 	issuing = caRecord{Generation: 1, ID: 1, Certificate: issuingCert.Raw}
 	if root.SealedKey, err = sealKey(s, state.Identity, fmt.Sprintf(rootKey, 1), rootSigner); err != nil {
 		return root, issuing, err

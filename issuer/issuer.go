@@ -75,9 +75,10 @@ type Issuer struct {
 	store     store.Store
 	authority atomic.Pointer[ca.Authority]
 	policies  atomic.Pointer[map[string]Policy]
+	crls      crls
 }
 
-// New makes an issuer with an empty catalogue.
+// New makes an issuer with an empty catalogue. A store has one issuer at a time.
 func New(st store.Store, authority *ca.Authority) *Issuer {
 	i := &Issuer{store: st}
 	i.authority.Store(authority)
@@ -116,7 +117,7 @@ func (i *Issuer) Issue(req Request, now time.Time) (*Leaf, error) {
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: %w", req.Service, err)
 	}
-	leaf, err := i.commit(cert, record)
+	leaf, err := i.commit(cert, record, now)
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: record: %w", req.Service, err)
 	}
@@ -129,12 +130,8 @@ func (i *Issuer) sign(req Request, now time.Time) (*x509.Certificate, Record, er
 	if !ok {
 		return nil, Record{}, ErrUnknownService
 	}
-	key, err := profile.TypeOf(req.PublicKey)
-	if err != nil {
+	if err := i.checkKey(req, policy, now); err != nil {
 		return nil, Record{}, err
-	}
-	if key != policy.Key {
-		return nil, Record{}, fmt.Errorf("the request's key is %s, the catalogue says %s", key, policy.Key)
 	}
 	authority := i.Authority()
 	issuing := authority.Issuing()
@@ -214,9 +211,15 @@ func sameNames(cert *x509.Certificate, want profile.Identity) error {
 	return nil
 }
 
-// commit records the certificate, and makes the Leaf that carries it out.
-func (i *Issuer) commit(cert *x509.Certificate, record Record) (*Leaf, error) {
-	err := i.store.Update(func(w store.Writer) error { return appendRecord(w, &record) })
+// commit records the certificate, and makes the Leaf that carries it out. Its key is admitted in the same
+// transaction: whatever is revoked or issued at the same time, one of the two sees the other.
+func (i *Issuer) commit(cert *x509.Certificate, record Record, now time.Time) (*Leaf, error) {
+	err := i.store.Update(func(w store.Writer) error {
+		if err := admitKey(w, i.Authority(), record.Service, cert.RawSubjectPublicKeyInfo, now); err != nil {
+			return err
+		}
+		return appendRecord(w, &record)
+	})
 	if err != nil {
 		return nil, err
 	}

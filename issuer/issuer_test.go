@@ -1,6 +1,7 @@
 package issuer_test
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -73,10 +74,14 @@ func checkRecords(t testing.TB, f *catest.Fixture) int {
 	t.Helper()
 	counts := map[string]int{}
 	serials := map[string]bool{}
+	revoked := 0
 	err := f.Store.View(func(r store.Reader) error {
-		for key := range r.Scan(store.Prefix("")) {
+		for key, value := range r.Scan(store.Prefix("")) {
 			prefix, _, _ := strings.Cut(key, "/")
 			counts[prefix]++
+			if prefix == "cert" && bytes.Contains(value, []byte(`"revoked":{`)) {
+				revoked++
+			}
 			if serial, ok := strings.CutPrefix(key, "serial/"); ok {
 				serials[serial] = true
 			}
@@ -90,6 +95,9 @@ func checkRecords(t testing.TB, f *catest.Fixture) int {
 		if counts[index] != counts["cert"] {
 			t.Errorf("%d records, but %d entries in the index by %s", counts["cert"], counts[index], index)
 		}
+	}
+	if counts["revoked"] != revoked {
+		t.Errorf("%d records of revoked certificates, but %d entries in their index", revoked, counts["revoked"])
 	}
 	if len(serials) != counts["cert"] {
 		t.Errorf("%d serials for %d records", len(serials), counts["cert"])

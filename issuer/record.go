@@ -40,9 +40,11 @@ type Record struct {
 	Cert      []byte    `json:"cert"`            // DER
 	Chain     []byte    `json:"chain,omitempty"` // PEM of the certificates of tls.crt, where another CA signed the leaf
 	Found     string    `json:"found,omitempty"` // SHA-256 of that tls.crt, hexadecimal
+
+	Revoked *Revocation `json:"revoked,omitempty"` // it must not be changed
 }
 
-// The keys: a record under its sequence number, and four indexes that lead to it. Numbers are written so
+// The keys: a record under its sequence number, and the indexes that lead to it. Numbers are written so
 // that the order of keys is their order.
 const (
 	recordPrefix  = "cert/"
@@ -50,6 +52,7 @@ const (
 	servicePrefix = "service/"
 	expiryPrefix  = "expiry/"
 	keyPrefix     = "key/"
+	adoptedPrefix = "adopted/" // by serial, as serial/, where another CA signed the leaf
 )
 
 // isAt says whether the record is of what lies, or lay, at the place.
@@ -59,16 +62,23 @@ func recordKey(seq uint64) string { return recordPrefix + number(seq) }
 
 func number(n uint64) string { return fmt.Sprintf("%016x", n) }
 
+func expiryNumber(t time.Time) string { return number(uint64(max(t.Unix(), 0))) }
+
 // indexKeys are the keys under which r is found.
 func (r *Record) indexKeys() []string {
 	seq := number(r.Seq)
 	keys := []string{
 		servicePrefix + r.Service + "/" + seq,
-		expiryPrefix + number(uint64(max(r.NotAfter.Unix(), 0))) + "/" + seq,
+		expiryPrefix + expiryNumber(r.NotAfter) + "/" + seq,
 		keyPrefix + r.Key + "/" + seq,
 	}
-	if !r.Adopted() { // the serials of other CAs may be equal to each other's and to ours
+	if r.Adopted() { // the serials of other CAs may be equal to each other's and to ours
+		keys = append(keys, adoptedPrefix+r.Serial+"/"+seq)
+	} else {
 		keys = append(keys, serialPrefix+r.Serial)
+	}
+	if r.Revoked != nil {
+		keys = append(keys, r.revokedKey())
 	}
 	return keys
 }
@@ -210,7 +220,8 @@ var errEnough = errors.New("enough")
 
 // Prune deletes the records, with their indexes, of certificates that expired before the given instant, at
 // most limit of them, and returns how many; a full batch means that there may be more. The newest record
-// of a service stays, however old: it says that the service is known, and keeps sequence numbers growing.
+// of a service stays, however old: it says that the service is known, and keeps sequence numbers growing. One of
+// a revoked certificate stays as long as a CRL has to list it.
 func (i *Issuer) Prune(before time.Time, limit int) (pruned int, err error) {
 	victims, err := i.expired(before, limit)
 	if err != nil || len(victims) == 0 {
@@ -236,7 +247,7 @@ func (i *Issuer) Prune(before time.Time, limit int) (pruned int, err error) {
 // nothing commits nothing.
 func (i *Issuer) expired(before time.Time, limit int) (victims []uint64, err error) {
 	err = i.store.View(func(r store.Reader) error {
-		for key := range r.Scan(store.Range{From: expiryPrefix, To: expiryPrefix + number(uint64(max(before.Unix(), 0)))}) {
+		for key := range r.Scan(store.Range{From: expiryPrefix, To: expiryPrefix + expiryNumber(before)}) {
 			seq, err := seqOf(key)
 			if err != nil {
 				return err
@@ -250,6 +261,11 @@ func (i *Issuer) expired(before time.Time, limit int) (victims []uint64, err err
 				return err
 			}
 			if last {
+				continue
+			}
+			if listed, err := i.listed(r, record, before); err != nil {
+				return err
+			} else if listed {
 				continue
 			}
 			if victims = append(victims, seq); len(victims) == limit {

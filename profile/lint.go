@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
@@ -70,8 +71,10 @@ func Lint(kind Kind, c, issuer *x509.Certificate) error {
 	return errors.Join(broken...)
 }
 
-func checkSerial(c, _ *x509.Certificate) error {
-	switch n := c.SerialNumber; {
+func checkSerial(c, _ *x509.Certificate) error { return checkSerialNumber(c.SerialNumber) }
+
+func checkSerialNumber(n *big.Int) error {
+	switch {
 	case n == nil:
 		return errors.New("is missing")
 	case n.Sign() <= 0:
@@ -86,15 +89,22 @@ func checkSerial(c, _ *x509.Certificate) error {
 
 func checkValidity(c, _ *x509.Certificate) error {
 	for _, t := range []time.Time{c.NotBefore, c.NotAfter} {
-		if !t.Equal(t.Truncate(time.Second)) {
-			return fmt.Errorf("%s is not a whole second", t.Format(time.RFC3339Nano))
-		}
-		if y := t.UTC().Year(); y < 1970 || y > 9999 {
-			return fmt.Errorf("year %d cannot be written", y)
+		if err := checkInstant(t); err != nil {
+			return err
 		}
 	}
 	if !c.NotBefore.Before(c.NotAfter) {
 		return fmt.Errorf("ends at %s, not after it begins at %s", c.NotAfter, c.NotBefore)
+	}
+	return nil
+}
+
+func checkInstant(t time.Time) error {
+	if !t.Equal(t.Truncate(time.Second)) {
+		return fmt.Errorf("%s is not a whole second", t.Format(time.RFC3339Nano))
+	}
+	if y := t.UTC().Year(); y < 1970 || y > 9999 {
+		return fmt.Errorf("year %d cannot be written", y)
 	}
 	return nil
 }

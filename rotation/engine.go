@@ -63,6 +63,9 @@ type Engine struct {
 	evidence     evidence          // that nothing may be written
 	surveyed     bool              // every place that can be read was looked at before the first is written
 	moved        atomic.Bool       // a ca.crt has come to hold our root, or holds it no longer, in this pass
+	revocations  uint64            // in the store, when the records were read
+	crls         []issuer.CRL      // in force
+	late         string            // issuers whose CRL is overdue, as it was said last
 
 	commands chan command
 	changed  chan string // what the target's watch tells
@@ -385,6 +388,7 @@ func (e *Engine) world(now time.Time) World {
 // pass works on the named services, a few at once. A pass over all of them is a sweep; one that the schedule
 // called for is recorded when it is done, so that a crash in it is caught up.
 func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Time) {
+	names = append(names, e.noticeRevocations()...)
 	names = append(names, e.survey(ctx, now)...)
 	slices.Sort(names)
 	names = slices.Compact(names)
@@ -430,8 +434,9 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 	e.publish(now)
 }
 
-// finishSweep prunes, records the run, and keeps what went wrong for the status.
+// finishSweep keeps the CRLs, prunes, records the run, and keeps what went wrong for the status.
 func (e *Engine) finishSweep(err error, w World, now time.Time) {
+	err = errors.Join(err, e.keepCRLs(now))
 	pruned, pruneErr := e.Issuer.Prune(now.Add(-e.Retain), pruneBatch)
 	if pruned > 0 {
 		e.Log.Info("pruned records of expired certificates", "count", pruned)

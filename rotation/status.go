@@ -20,6 +20,8 @@ type Status struct {
 	Roots    []CAStatus      `json:"roots"`
 	Issuing  CAStatus        `json:"issuing"`
 	Foreign  []AnchorStatus  `json:"foreignAnchors,omitempty"` // other CAs' that the bundle holds
+	CRLs     []CRLStatus     `json:"crls"`
+	NoCRL    []string        `json:"withoutCRL,omitempty"` // names of CAs in the bundle for which there is none
 	Services []ServiceStatus `json:"services"`
 	Awaited  []string        `json:"awaited,omitempty"` // while places are taken over: services whose processes may refuse leaves that are signed anew
 	Waiting  []string        `json:"waiting,omitempty"` // services whose leaves are signed anew when nobody is awaited any more
@@ -102,6 +104,12 @@ func (e *Engine) publish(now time.Time) {
 			Fingerprint: verify.Fingerprint(anchor.Certificate), NotAfter: anchor.Certificate.NotAfter, Since: anchor.Since,
 			Services: anchor.Services, Only: anchor.Only, Why: describeAnchor(anchor),
 		})
+	}
+	for _, c := range e.crls {
+		s.CRLs = append(s.CRLs, crlStatus(c, now))
+	}
+	for _, c := range authority.WithoutCRL() {
+		s.NoCRL = append(s.NoCRL, c.Subject.String())
 	}
 	for _, name := range e.names() {
 		s.Services = append(s.Services, e.serviceStatus(e.services[name], now))

@@ -100,6 +100,7 @@ const (
 	ReasonHeal      = "heal"      // the private key was lost or replaced
 	ReasonLost      = "undelivered"
 	ReasonClock     = "not valid yet" // issued by a clock that was ahead
+	ReasonRevoked   = "revoked"
 	ReasonTakeover  = "taken over"
 	ReasonTrust     = "trust changed" // of a set that is only written anew
 )
@@ -250,10 +251,13 @@ func (s *State) dueReason(w World, seen Seen, now time.Time) string {
 	if s.Takeover != nil {
 		return s.Takeover.dueReason(w, seen, now)
 	}
+	record := s.Leaf.Record()
+	if record.Revoked != nil {
+		return ReasonRevoked
+	}
 	if !s.Fits {
 		return ReasonCatalogue
 	}
-	record := s.Leaf.Record()
 	if now.Before(record.NotBefore) {
 		return ReasonClock
 	}

@@ -2,6 +2,7 @@
 package catest
 
 import (
+	"encoding/json"
 	"path/filepath"
 	"testing"
 	"time"
@@ -31,9 +32,17 @@ type Fixture struct {
 // New founds a CA at now, in files that end with the test.
 func New(t testing.TB, now time.Time) *Fixture {
 	t.Helper()
+	return NewWithKey(t, now, Params.Key)
+}
+
+// NewWithKey founds one with keys of a type.
+func NewWithKey(t testing.TB, now time.Time, k profile.KeyType) *Fixture {
+	t.Helper()
 	f := Empty(t)
+	params := Params
+	params.Key = k
 	var err error
-	if f.Authority, err = ca.Found(f.Store, f.Seal, Params, now); err != nil {
+	if f.Authority, err = ca.Found(f.Store, f.Seal, params, now); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -61,4 +70,27 @@ func Empty(t testing.TB) *Fixture {
 		t.Fatal(err)
 	}
 	return f
+}
+
+// ForgetRootCRL makes of the store one that was founded before there were CRLs, and opens it.
+func ForgetRootCRL(t testing.TB, f *Fixture) {
+	t.Helper()
+	err := f.Store.Update(func(w store.Writer) error {
+		const key = "ca/root/00000001"
+		value, _ := w.Get(key)
+		var record map[string]any
+		if err := json.Unmarshal(value, &record); err != nil {
+			return err
+		}
+		delete(record, "crl")
+		value, err := json.Marshal(record)
+		w.Put(key, value)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Authority, err = ca.Open(f.Store, f.Seal); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -19,7 +20,7 @@ func statusCommand() *cobra.Command {
 		Long: `Ask the running process, through the socket beside its store, what it keeps: the CA, the trust bundle,
 each service's certificate, when it is due, and what stands in the way.
 
-Exit code: 0 every service is kept, 1 something stands in the way, 2 no process runs.`,
+Exit code: 0 every service is kept, 1 something stands in the way or a CRL is overdue, 2 no process runs.`,
 		Example: `  meshca status --config meshca.yaml
   meshca status --config meshca.yaml -o json | jq .services`,
 		Args: cobra.NoArgs,
@@ -48,15 +49,20 @@ func showStatus(cmd *cobra.Command, configPath, output string) error {
 	if err != nil {
 		return err
 	}
-	for _, service := range s.Services {
-		if service.State != rotation.StateKept && service.State != rotation.StateTaking {
-			return errQuietNo
-		}
-	}
-	if s.Sweep.Error != "" {
+	if !allWell(s) {
 		return errQuietNo
 	}
 	return nil
+}
+
+// allWell says whether nothing needs anybody's attention.
+func allWell(s *rotation.Status) bool {
+	for _, service := range s.Services {
+		if service.State != rotation.StateKept && service.State != rotation.StateTaking {
+			return false
+		}
+	}
+	return s.Sweep.Error == "" && !slices.ContainsFunc(s.CRLs, func(c rotation.CRLStatus) bool { return c.Overdue })
 }
 
 // writeStatus prints the status for people.
@@ -69,6 +75,12 @@ func writeStatus(w io.Writer, s *rotation.Status) error {
 	fmt.Fprintf(w, "bundle    SHA-256 %s  epoch %d\n", s.Bundle, s.Epoch)
 	for _, anchor := range s.Foreign {
 		fmt.Fprintf(w, "foreign   %s\n", anchor.Why)
+	}
+	for _, c := range s.CRLs {
+		fmt.Fprintf(w, "CRL       %s  number %d  until %s\n", c.Issuer, c.Number, day(c.NextUpdate))
+	}
+	for _, name := range s.NoCRL {
+		fmt.Fprintf(w, "no CRL    %s\n", name)
 	}
 	fmt.Fprintf(w, "store     %s\n", s.Store)
 	fmt.Fprintf(w, "sweep     last %s; schedule last %s, next %s\n\n", ago(s.Sweep.At, now), ago(s.LastRun, now), day(s.NextRun))
@@ -110,6 +122,11 @@ func writeTroubles(w io.Writer, s *rotation.Status) error {
 			if r.Hint != "" {
 				fmt.Fprintf(w, "  hint: %s\n", r.Hint)
 			}
+		}
+	}
+	for _, c := range s.CRLs {
+		if c.Overdue {
+			fmt.Fprintf(w, "\noverdue: the CRL of %s\n  hint: it ends at %s, and verifiers that check CRLs refuse everything below it then\n", c.Issuer, day(c.NextUpdate))
 		}
 	}
 	if s.Sweep.Error != "" {

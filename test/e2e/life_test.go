@@ -222,6 +222,9 @@ func checkStatus(t *testing.T, m *Mesh) {
 	if text.Code != 0 {
 		t.Errorf("status for people: exit code %d", text.Code)
 	}
+	if n := strings.Count(text.Stdout, "CRL       meshca "); n != 2 || strings.Contains(text.Stdout, "overdue") {
+		t.Errorf("status for people names %d CRLs, want those of root and issuing CA:\n%s", n, text.Stdout)
+	}
 	for name, v := range m.Views() {
 		serial := serialOf(v.Leaf(t))
 		if got := s.Of(name); got.State != "kept" || got.Serial != serial {

@@ -1,0 +1,64 @@
+package issuer
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meshca/meshca/ca"
+	"github.com/meshca/meshca/profile"
+	"github.com/meshca/meshca/store"
+)
+
+// Why Issue refuses a public key. None of them says whose key it is: whoever asks need not know.
+var (
+	ErrKeyCompromised = errors.New("a certificate of this key was revoked for keyCompromise: make a new key")
+	ErrKeyOfCA        = errors.New("the key is a CA's: make a new key")
+	ErrKeyOfAnother   = errors.New("the key is certified for another service: make a new key")
+)
+
+// checkKey says whether the policy and the store allow the request's key. The store is asked again in the
+// transaction that records the certificate; asked before, nothing is signed that is not released.
+func (i *Issuer) checkKey(req Request, policy Policy, now time.Time) error {
+	key, err := profile.TypeOf(req.PublicKey)
+	if err != nil {
+		return err
+	}
+	if key != policy.Key {
+		return fmt.Errorf("the request's key is %s, the catalogue says %s", key, policy.Key)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(req.PublicKey)
+	if err != nil {
+		return err
+	}
+	return i.store.View(func(r store.Reader) error { return admitKey(r, i.Authority(), policy.Service, spki, now) })
+}
+
+// admitKey refuses a public key that must not be certified for the service.
+func admitKey(r store.Reader, authority *ca.Authority, service string, spki []byte, now time.Time) error {
+	if authority.HasKey(spki) {
+		return ErrKeyOfCA
+	}
+	key := KeyString(spki)
+	if _, refused := r.Get(compromisedPrefix + key); refused {
+		return ErrKeyCompromised
+	}
+	for index := range r.Scan(store.Prefix(keyPrefix + key + "/").Backwards()) {
+		seq, err := seqOf(index)
+		if err != nil {
+			return err
+		}
+		record, err := getRecord(r, seq)
+		if err != nil {
+			return err
+		}
+		if record.Service != service && !now.After(record.NotAfter) {
+			return ErrKeyOfAnother
+		}
+		if !record.Adopted() {
+			break // it was admitted itself: those before it are of the same service, or have expired
+		}
+	}
+	return nil
+}
