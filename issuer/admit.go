@@ -18,6 +18,13 @@ var (
 	ErrKeyOfAnother   = errors.New("the key is certified for another service: make a new key")
 )
 
+// A KeyTypeError says that a key is not of the type that the catalogue wants.
+type KeyTypeError struct{ Got, Want profile.KeyType }
+
+func (e *KeyTypeError) Error() string {
+	return fmt.Sprintf("the request's key is %s, the catalogue says %s", e.Got, e.Want)
+}
+
 // checkKey says whether the policy and the store allow the request's key. The store is asked again in the
 // transaction that records the certificate; asked before, nothing is signed that is not released.
 func (i *Issuer) checkKey(req Request, policy Policy, now time.Time) error {
@@ -26,7 +33,7 @@ func (i *Issuer) checkKey(req Request, policy Policy, now time.Time) error {
 		return err
 	}
 	if key != policy.Key {
-		return fmt.Errorf("the request's key is %s, the catalogue says %s", key, policy.Key)
+		return &KeyTypeError{Got: key, Want: policy.Key}
 	}
 	spki, err := x509.MarshalPKIXPublicKey(req.PublicKey)
 	if err != nil {

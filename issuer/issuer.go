@@ -48,6 +48,8 @@ type Request struct {
 	Place     string // where it will be written: what is known of a service counts there alone
 	PublicKey crypto.PublicKey
 	Reason    string // why it is issued: kept in the record
+	Caller    string // who asks, and gets it; "" where it is for the service's place
+	Once      *Once  // nil where each request is one of its own
 }
 
 // A Leaf is a recorded certificate.
@@ -73,8 +75,10 @@ var ErrUnknownService = errors.New("the catalogue has no such service")
 // An Issuer issues below one authority into one store.
 type Issuer struct {
 	store     store.Store
+	underWay  underWay
 	authority atomic.Pointer[ca.Authority]
 	policies  atomic.Pointer[map[string]Policy]
+	own       atomic.Pointer[Policy]
 	crls      crls
 }
 
@@ -104,8 +108,15 @@ func (i *Issuer) SetCatalogue(policies []Policy) {
 // Services lists the names in the catalogue, sorted.
 func (i *Issuer) Services() []string { return slices.Sorted(maps.Keys(*i.policies.Load())) }
 
-// Policy is the catalogue's policy for a service.
+// SetOwn makes the policy for the program's own certificate, beside the catalogue. Its name is no DNS label, so that no
+// service has it.
+func (i *Issuer) SetOwn(p Policy) { i.own.Store(&p) }
+
+// Policy is the catalogue's policy for a service, or the program's own.
 func (i *Issuer) Policy(service string) (Policy, bool) {
+	if own := i.own.Load(); own != nil && own.Service == service {
+		return *own, true
+	}
 	p, ok := (*i.policies.Load())[service]
 	return p, ok
 }
@@ -117,7 +128,7 @@ func (i *Issuer) Issue(req Request, now time.Time) (*Leaf, error) {
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: %w", req.Service, err)
 	}
-	leaf, err := i.commit(cert, record, now)
+	leaf, err := i.commit(cert, record, req.once(now), now)
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: record: %w", req.Service, err)
 	}
@@ -174,9 +185,19 @@ func (i *Issuer) sign(req Request, now time.Time) (*x509.Certificate, Record, er
 		NotAfter:  cert.NotAfter,
 		Key:       KeyString(cert.RawSubjectPublicKeyInfo),
 		Reason:    req.Reason,
-		State:     Issued,
+		Caller:    req.Caller,
+		State:     req.state(),
 		Cert:      cert.Raw,
 	}, nil
+}
+
+// state is what is known of the delivery when the certificate is recorded: a caller is handed it at once, and
+// has its key already.
+func (r *Request) state() State {
+	if r.Caller != "" {
+		return Delivered
+	}
+	return Issued
 }
 
 // assertAsAsked compares what was signed with the template and the names that were meant.
@@ -211,14 +232,17 @@ func sameNames(cert *x509.Certificate, want profile.Identity) error {
 	return nil
 }
 
-// commit records the certificate, and makes the Leaf that carries it out. Its key is admitted in the same
-// transaction: whatever is revoked or issued at the same time, one of the two sees the other.
-func (i *Issuer) commit(cert *x509.Certificate, record Record, now time.Time) (*Leaf, error) {
+// commit records the certificate, and that its request is answered, and makes the Leaf that carries it out. Its key is
+// admitted in the same transaction: whatever is revoked or issued at the same time, one of the two sees the other.
+func (i *Issuer) commit(cert *x509.Certificate, record Record, answered *answer, now time.Time) (*Leaf, error) {
 	err := i.store.Update(func(w store.Writer) error {
 		if err := admitKey(w, i.Authority(), record.Service, cert.RawSubjectPublicKeyInfo, now); err != nil {
 			return err
 		}
-		return appendRecord(w, &record)
+		if err := appendRecord(w, &record); err != nil || answered == nil {
+			return err
+		}
+		return answered.put(w, record.Seq)
 	})
 	if err != nil {
 		return nil, err

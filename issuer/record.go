@@ -36,6 +36,7 @@ type Record struct {
 	NotAfter  time.Time `json:"notAfter"`
 	Key       string    `json:"key"` // SHA-256 of the SubjectPublicKeyInfo, hexadecimal
 	Reason    string    `json:"reason"`
+	Caller    string    `json:"caller,omitempty"` // who asked for it and has it; "" where it is for the service's place
 	State     State     `json:"state"`
 	Cert      []byte    `json:"cert"`            // DER
 	Chain     []byte    `json:"chain,omitempty"` // PEM of the certificates of tls.crt, where another CA signed the leaf
@@ -49,7 +50,8 @@ type Record struct {
 const (
 	recordPrefix  = "cert/"
 	serialPrefix  = "serial/"
-	servicePrefix = "service/"
+	servicePrefix = "service/" // those for the service's place
+	askedPrefix   = "asked/"   // those that callers asked for, by service
 	expiryPrefix  = "expiry/"
 	keyPrefix     = "key/"
 	adoptedPrefix = "adopted/" // by serial, as serial/, where another CA signed the leaf
@@ -67,8 +69,12 @@ func expiryNumber(t time.Time) string { return number(uint64(max(t.Unix(), 0))) 
 // indexKeys are the keys under which r is found.
 func (r *Record) indexKeys() []string {
 	seq := number(r.Seq)
+	holder := servicePrefix
+	if r.Caller != "" {
+		holder = askedPrefix
+	}
 	keys := []string{
-		servicePrefix + r.Service + "/" + seq,
+		holder + r.Service + "/" + seq,
 		expiryPrefix + expiryNumber(r.NotAfter) + "/" + seq,
 		keyPrefix + r.Key + "/" + seq,
 	}
@@ -140,7 +146,7 @@ func getRecord(r store.Reader, seq uint64) (*Record, error) {
 	return record, nil
 }
 
-// newest yields a service's records from the newest backwards until fn returns false.
+// newest yields the records for a service's place from the newest backwards until fn returns false.
 func newest(r store.Reader, service string, fn func(*Record) bool) error {
 	for key := range r.Scan(store.Prefix(servicePrefix + service + "/").Backwards()) {
 		seq, err := seqOf(key)
@@ -243,6 +249,15 @@ func (i *Issuer) Prune(before time.Time, limit int) (pruned int, err error) {
 	return len(victims), nil
 }
 
+// isNewest says whether r is the newest record for its service's place.
+func isNewest(r store.Reader, record *Record) (is bool, err error) {
+	if record.Caller != "" {
+		return false, nil
+	}
+	err = newest(r, record.Service, func(n *Record) bool { is = n.Seq == record.Seq; return false })
+	return is, err
+}
+
 // expired lists the sequence numbers that Prune may delete. It reads in a View, so that a sweep that finds
 // nothing commits nothing.
 func (i *Issuer) expired(before time.Time, limit int) (victims []uint64, err error) {
@@ -256,11 +271,14 @@ func (i *Issuer) expired(before time.Time, limit int) (victims []uint64, err err
 			if err != nil {
 				return err
 			}
-			last := false
-			if err := newest(r, record.Service, func(n *Record) bool { last = n.Seq == seq; return false }); err != nil {
+			if stays, err := isNewest(r, record); err != nil {
 				return err
+			} else if stays {
+				continue
 			}
-			if last {
+			if listed, err := i.listed(r, record, before); err != nil {
+				return err
+			} else if listed {
 				continue
 			}
 			if listed, err := i.listed(r, record, before); err != nil {
