@@ -61,7 +61,7 @@ var errUnsurveyed = errors.New("not written: not every place could be looked at 
 // and returns whose they are. A place that cannot be read while the target answers is left to its own turn.
 func (e *Engine) survey(ctx context.Context, now time.Time) (names []string) {
 	e.surveyed = e.surveyed || e.allSeen()
-	if e.surveyed || e.Target.Ready(ctx) != nil {
+	if e.surveyed || !e.answers(ctx) {
 		return nil
 	}
 	for name, s := range e.services {
@@ -70,7 +70,7 @@ func (e *Engine) survey(ctx context.Context, now time.Time) (names []string) {
 		}
 	}
 	e.look(ctx, names)
-	e.surveyed = e.allSeen() || e.Target.Ready(ctx) == nil
+	e.surveyed = e.allSeen() || e.answers(ctx)
 	w := e.world(now)
 	for _, name := range names {
 		if s := e.services[name]; s.ahead != nil {
@@ -78,6 +78,17 @@ func (e *Engine) survey(ctx context.Context, now time.Time) (names []string) {
 		}
 	}
 	return names
+}
+
+// answersWithin is how long survey waits for a target to say that it is there: one that is silent has taken the time of a
+// call from each look already.
+const answersWithin = 2 * time.Second
+
+// answers says whether the target is there.
+func (e *Engine) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, answersWithin)
+	defer cancel()
+	return e.Target.Ready(ctx) == nil
 }
 
 // weigh keeps whether what was seen at the service's place proves that nothing may be written, and returns what does

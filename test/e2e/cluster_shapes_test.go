@@ -156,7 +156,7 @@ func (m *clusterMesh) goOnWithout(p *Process, left map[string]leftShape) {
 	const refuse = "readers of %s that do not trust our root yet will refuse the new leaves of envoy, with CERTIFICATE_VERIFY_FAILED"
 	one := m.Run("adopt", "immutable", "--config", m.Config(), "--continue")
 	if one.Code != 0 || !strings.Contains(one.Stdout, fmt.Sprintf(refuse, "immutable")) ||
-		!strings.Contains(one.Stdout, "signed anew when these are ready too: cert-manager, external, owned, sealed\n") {
+		!strings.Contains(one.Stdout, "signed anew when these are ready too: cert-manager, external, owned, sealed, token\n") {
 		m.t.Errorf("meshca adopt immutable --continue: %d\n%s%s", one.Code, one.Stdout, one.Stderr)
 	}
 	m.AwaitSweep(p)
