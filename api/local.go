@@ -33,9 +33,10 @@ type Order struct {
 const orderWait = writeTimeout - 2*time.Second
 
 // Local serves on the Unix socket: GET /v1/status, POST /v1/adopt and POST /v1/heal, as JSON. A refusal is
-// status 409 and its reason as text; where it cannot be answered or done now, status 503.
-func Local(o Operator) http.Handler {
+// status 409 and its reason as text; where it cannot be answered or done now, status 503. All else is the contract's.
+func Local(o Operator, contract http.Handler) http.Handler {
 	mux := http.NewServeMux()
+	mux.Handle("/", contract)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		s := o.Status()
 		if s.Passed.IsZero() {

@@ -8,6 +8,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -86,8 +87,18 @@ func (r *readiness) check(ctx context.Context) error {
 // Serve answers on the listener until ctx ends, then closes it and waits a moment for answers under way. At
 // most maxConnections are open at once; others wait.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	return serve(ctx, l, h, nil, log)
+}
+
+// ServeTLS is Serve with HTTPS.
+func ServeTLS(ctx context.Context, l net.Listener, h http.Handler, conf *tls.Config, log *slog.Logger) error {
+	return serve(ctx, l, h, conf, log)
+}
+
+func serve(ctx context.Context, l net.Listener, h http.Handler, conf *tls.Config, log *slog.Logger) error {
 	server := &http.Server{
-		Handler:           http.MaxBytesHandler(h, 64<<10),
+		Handler:           http.MaxBytesHandler(h, maxBody),
+		TLSConfig:         conf,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      writeTimeout,
@@ -106,7 +117,11 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 		}
 		stopped <- err
 	}()
-	if err := server.Serve(limit(l)); !errors.Is(err, http.ErrServerClosed) {
+	accept := func() error { return server.Serve(limit(l)) }
+	if conf != nil {
+		accept = func() error { return server.ServeTLS(limit(l), "", "") }
+	}
+	if err := accept(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return <-stopped

@@ -151,7 +151,7 @@ func TestReadyzIsForAll(t *testing.T) {
 // TestStarting: until the first pass has ended there is neither a status nor a metric that could be taken for one.
 func TestStarting(t *testing.T) {
 	e := &engine{starting: true}
-	if code, body := get(t, api.Local(e), "/v1/status"); code != http.StatusServiceUnavailable || !strings.HasPrefix(body, "starting: ") {
+	if code, body := get(t, api.Local(e, http.NotFoundHandler()), "/v1/status"); code != http.StatusServiceUnavailable || !strings.HasPrefix(body, "starting: ") {
 		t.Errorf("%d %q", code, body)
 	}
 	h := api.Observability(e, api.NewRegistry(e, func() int64 { return 0 }, ""))
@@ -169,7 +169,7 @@ func TestBusy(t *testing.T) {
 		e := &engine{busy: true}
 		for _, path := range []string{"/v1/adopt", "/v1/heal"} {
 			w, began := httptest.NewRecorder(), time.Now()
-			api.Local(e).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(`{"service":"pgadmin"}`)))
+			api.Local(e, http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(`{"service":"pgadmin"}`)))
 			if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "busy: ") || !strings.Contains(w.Body.String(), "nothing was done") {
 				t.Errorf("%s: %d %q", path, w.Code, w.Body)
 			}
@@ -204,7 +204,9 @@ func TestSocket(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- api.Serve(ctx, l, api.Local(&engine{}), slog.New(slog.DiscardHandler)) }()
+	go func() {
+		done <- api.Serve(ctx, l, api.Local(&engine{}, http.NotFoundHandler()), slog.New(slog.DiscardHandler))
+	}()
 
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return api.DialUnix(ctx, path)
@@ -238,7 +240,9 @@ func TestServeEndsWhileClientsHang(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- api.Serve(ctx, l, api.Local(&engine{}), slog.New(slog.DiscardHandler)) }()
+	go func() {
+		done <- api.Serve(ctx, l, api.Local(&engine{}, http.NotFoundHandler()), slog.New(slog.DiscardHandler))
+	}()
 	for range 20 {
 		c, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {

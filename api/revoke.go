@@ -1,0 +1,111 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+
+	"github.com/meshca/meshca/api/internal/contract"
+	"github.com/meshca/meshca/issuer"
+	"github.com/meshca/meshca/profile"
+)
+
+// RevokeCertificate revokes a certificate, for an operator, for whoever may ask for its service, and for whoever
+// presents it.
+func (v *V1) RevokeCertificate(ctx context.Context, r contract.RevokeCertificateRequestObject) (contract.RevokeCertificateResponseObject, error) {
+	if _, err := wants(ctx, jsonType); err != nil {
+		return nil, err
+	}
+	reason, err := profile.ParseReason(string(r.Body.Reason))
+	if err != nil {
+		return nil, badRequest.because("the reason is none of those in the contract", "/reason")
+	}
+	leaf, err := v.certificate(ctx, r.Serial, VerbRevoke)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.admitted(); err != nil {
+		return nil, err
+	}
+	record, err := v.Issuer.Revoke(leaf.Record().Serial, reason, fromContext(ctx).caller.Name, v.Now())
+	var before *issuer.RevokedError
+	switch {
+	case errors.As(err, &before):
+		return nil, alreadyRevoked.because(before.Error())
+	case errors.Is(err, issuer.ErrExpired):
+		return nil, conflict.because(issuer.ErrExpired.Error())
+	case errors.Is(err, issuer.ErrAdopted):
+		return nil, conflict.because(issuer.ErrAdopted.Error())
+	case err != nil:
+		return nil, busy("the revocation could not be recorded: try again", err)
+	}
+	v.Revoked(record.Service)
+	described, err := v.describe(record)
+	if err != nil {
+		return nil, err
+	}
+	return contract.RevokeCertificate200JSONResponse(described), nil
+}
+
+// GetCRLs gives all revocation lists.
+func (v *V1) GetCRLs(ctx context.Context, r contract.GetCRLsRequestObject) (contract.GetCRLsResponseObject, error) {
+	if _, err := wants(ctx, pemFile); err != nil {
+		return nil, err
+	}
+	lists, err := v.Issuer.CRLs(v.Now())
+	if err != nil {
+		return nil, busy("not all revocation lists could be made", err)
+	}
+	text := issuer.PEM(lists)
+	tag := tagOf(text)
+	if unchanged(r.Params.IfNoneMatch, tag) {
+		return contract.GetCRLs304Response{Headers: contract.NotModifiedResponseHeaders{ETag: &tag}}, nil
+	}
+	return contract.GetCRLs200ApplicationxPemFileResponse{Body: bytes.NewReader(text), ContentLength: int64(len(text)),
+		Headers: contract.GetCRLs200ResponseHeaders{ETag: &tag, Vary: &accept}}, nil
+}
+
+// accept is what answers of several forms vary by.
+var accept = "Accept"
+
+// GetCRL gives the revocation list of one CA.
+func (v *V1) GetCRL(ctx context.Context, r contract.GetCRLRequestObject) (contract.GetCRLResponseObject, error) {
+	as, err := wants(ctx, crlType, pemFile)
+	if err != nil {
+		return nil, err
+	}
+	if der, err := hex.DecodeString(r.Ski); err != nil || hex.EncodeToString(der) != r.Ski {
+		return nil, badRequest.because("a subject key identifier is lower-case hexadecimal", "ski")
+	}
+	lists, err := v.Issuer.CRLs(v.Now())
+	if err != nil {
+		return nil, busy("not all revocation lists could be made", err)
+	}
+	for _, list := range lists {
+		if list.SKI != r.Ski {
+			continue
+		}
+		content := list.DER
+		if as == pemFile {
+			content = issuer.PEM([]issuer.CRL{list})
+		}
+		tag := tagOf(content)
+		headers := contract.GetCRL200ResponseHeaders{ETag: &tag, Vary: &accept}
+		switch {
+		case unchanged(r.Params.IfNoneMatch, tag):
+			return contract.GetCRL304Response{Headers: contract.NotModifiedResponseHeaders{ETag: &tag}}, nil
+		case as == pemFile:
+			return contract.GetCRL200ApplicationxPemFileResponse{Body: bytes.NewReader(content), ContentLength: int64(len(content)), Headers: headers}, nil
+		}
+		return contract.GetCRL200ApplicationpkixCrlResponse{Body: bytes.NewReader(content), ContentLength: int64(len(content)), Headers: headers}, nil
+	}
+	return nil, notFound.because("no CA with this subject key identifier has a revocation list here", "ski")
+}
+
+// tagOf stands for the bytes of an answer.
+func tagOf(content []byte) string {
+	sum := sha256.Sum256(content)
+	return `"` + hex.EncodeToString(sum[:16]) + `"`
+}

@@ -1,0 +1,180 @@
+package api
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/meshca/meshca/api/internal/contract"
+	"github.com/meshca/meshca/issuer"
+)
+
+//go:generate go run -C ../tools github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen -config ../api/internal/contract/generate.yaml -o ../api/internal/contract/contract.gen.go ../api/openapi.yaml
+//go:generate go run -C ../tools github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen -config ../api/client/generate.yaml -o ../api/client/client.gen.go ../api/openapi.yaml
+
+// Contract is api/openapi.yaml.
+//
+//go:embed openapi.yaml
+var Contract []byte
+
+// maxBody is how long a request's body may be, in bytes.
+const maxBody = 64 << 10
+
+// V1 answers the operations of the contract. It is safe for concurrent use.
+type V1 struct {
+	Issuer   *issuer.Issuer
+	Engine   Engine
+	Grants   *Grants
+	Admin    *AdminToken          // nil where there is none
+	Accounts Accounts             // nil without a cluster
+	RenewAt  float64              // fraction of a certificate's life after which it should be renewed
+	Revoked  func(service string) // told that a certificate of the service was revoked
+	Now      func() time.Time
+	Log      *slog.Logger
+
+	ready   readiness
+	signing chan struct{} // a place for each certificate that is being signed
+}
+
+// Handler answers on TCP: whoever asks proves who it is.
+func (v *V1) Handler() http.Handler {
+	return v.handler(v.authenticate(v.Log))
+}
+
+// Owner answers on the Unix socket, which only the owner of the store can open: an operator.
+func (v *V1) Owner() http.Handler {
+	return v.handler(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			requestOf(r).caller = Caller{Name: "owner", everything: true}
+			next.ServeHTTP(w, r)
+		})
+	})
+}
+
+func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
+	v.ready.engine = v.Engine
+	v.signing = make(chan struct{}, signingAtOnce)
+	answer := answerError(v.Log)
+	router := chi.NewRouter()
+	refuse := func(k kind, why string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) { answer(w, r, k.because(why)) }
+	}
+	router.Use(v.begin(router), identify, checkForm(answer))
+	router.NotFound(refuse(notFound, "the contract has no such path: see /openapi.yaml"))
+	router.MethodNotAllowed(refuse(methodNotAllowed, "the path is known, and not with this method: see /openapi.yaml"))
+	router.Get("/", v.index)
+	strict := contract.NewStrictHandlerWithOptions(v, nil, contract.StrictHTTPServerOptions{
+		RequestErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
+			answer(w, r, badRequest.because("the body is not what the contract says").caused(err))
+		},
+		ResponseErrorHandlerFunc: answer,
+	})
+	return contract.HandlerWithOptions(strict, contract.ChiServerOptions{BaseRouter: router,
+		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) { answer(w, r, badParameter(err)) }})
+}
+
+// badParameter names a parameter that could not be read, and nothing of its value.
+func badParameter(err error) *problem {
+	name := ""
+	switch e := err.(type) {
+	case *contract.InvalidParamFormatError:
+		name = e.ParamName
+	case *contract.TooManyValuesForParamError:
+		name = e.ParamName
+	case *contract.RequiredParamError:
+		name = e.ParamName
+	case *contract.UnescapedCookieParamError:
+		name = e.ParamName
+	}
+	p := badRequest.because("a parameter is not of the form that the contract says").caused(err)
+	if name != "" {
+		p.pointers = []string{name}
+	}
+	return p
+}
+
+// begin makes what is known of a request, bounds it, and has a panic be one answer instead of the end of a connection.
+func (v *V1) begin(routes chi.Routes) func(http.Handler) http.Handler {
+	answer := answerError(v.Log)
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			known := &request{id: newRequestID(), operation: operationOf(routes, r), accept: r.Header.Values("Accept"), path: r.URL.Path}
+			r = r.WithContext(context.WithValue(r.Context(), requestKey{}, known))
+			h := w.Header()
+			h.Set("X-Request-Id", known.id)
+			h.Set("X-Content-Type-Options", "nosniff")
+			h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+			h.Set("Referrer-Policy", "no-referrer")
+			h.Set("Cache-Control", "no-store")
+			defer func() {
+				if failure := recover(); failure != nil {
+					v.Log.Error("panic", "request", known.id, "operation", known.operation, "panic", fmt.Sprint(failure), "stack", string(debug.Stack()))
+					answer(w, r, internal.because("it is logged under this request's id"))
+				}
+			}()
+			if r.ContentLength > maxBody {
+				answer(w, r, tooLarge.because(fmt.Sprintf("the body is longer than %d bytes", maxBody)))
+				return
+			}
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// GetHealth says that the process answers.
+func (v *V1) GetHealth(context.Context, contract.GetHealthRequestObject) (contract.GetHealthResponseObject, error) {
+	return contract.GetHealth200TextResponse("ok\n"), nil
+}
+
+// GetReadiness says what is away.
+func (v *V1) GetReadiness(ctx context.Context, _ contract.GetReadinessRequestObject) (contract.GetReadinessResponseObject, error) {
+	if err := v.ready.check(ctx); err != nil {
+		return contract.GetReadiness503TextResponse("not ready: " + strings.ReplaceAll(err.Error(), "\n", "; ") + "\n"), nil
+	}
+	return contract.GetReadiness200TextResponse("ok\n"), nil
+}
+
+// GetContract gives the contract.
+func (v *V1) GetContract(context.Context, contract.GetContractRequestObject) (contract.GetContractResponseObject, error) {
+	return contract.GetContract200ApplicationyamlResponse{Body: strings.NewReader(string(Contract)), ContentLength: int64(len(Contract))}, nil
+}
+
+// index is a page for whoever opens the address in a browser.
+func (v *V1) index(w http.ResponseWriter, _ *http.Request) {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+	_, _ = w.Write(index)
+}
+
+//go:embed index.html
+var index []byte
+
+// pemChain and its like are the media types of answers.
+const (
+	jsonType = "application/json"
+	pemChain = "application/pem-certificate-chain"
+	pemFile  = "application/x-pem-file"
+	crlType  = "application/pkix-crl"
+)
+
+// unchanged says whether the caller has what the tag stands for.
+func unchanged(given *string, tag string) bool {
+	if given == nil {
+		return false
+	}
+	for part := range strings.SplitSeq(*given, ",") {
+		if part = strings.TrimPrefix(strings.TrimSpace(part), "W/"); part == tag || part == "*" {
+			return true
+		}
+	}
+	return false
+}
