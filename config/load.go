@@ -89,7 +89,7 @@ func defaults() *Config {
 		TrustDomain: "mesh.local",
 		Store:       Store{Bolt: Bolt{Path: "data/meshca.db"}, Retain: 2160 * hour},
 		Seal:        Seal{KeyFile: "seal/seal.key"},
-		Listen:      Listen{Metrics: "127.0.0.1:8444"},
+		Listen:      Listen{API: "127.0.0.1:8443", Metrics: "127.0.0.1:8444"},
 		CA: CA{
 			Key:     profile.ECDSAP256,
 			Root:    Life{Lifetime: 87600 * hour},

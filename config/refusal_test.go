@@ -47,7 +47,7 @@ var refusals = []refusal{
 	// The walk.
 	{"unknown key", minimal + "leaf:\n  lifetme: 1h\n", 4, "leaf.lifetme", "unknown key (nearest: lifetime)", ""},
 	{"unknown case", minimal + "seal: {keyfile: x}\n", 3, "seal.keyfile", "unknown key (nearest: keyFile)", ""},
-	{"unknown far", minimal + "listen:\n  api: 127.0.0.1:1\n", 4, "listen.api", "unknown key", "known here: metrics"},
+	{"unknown far", minimal + "listen:\n  grpc: 127.0.0.1:1\n", 4, "listen.grpc", "unknown key", "known here: api, names, metrics"},
 	{"unknown swap", minimal + "sewep: 1m\n", 3, "sewep", "(nearest: sweep)", ""},
 	{"unknown with newline", minimal + "\"a\\nb\": 1\n", 3, `"a\nb"`, "unknown key", "known here"},
 	{"duplicate key", minimal + "sweep: 1m\nleaf: {}\nsweep: 2m\n", 5, "sweep", "is set twice, first on line 3", "keep one"},

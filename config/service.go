@@ -56,9 +56,24 @@ type Service struct {
 	// else. Default NAME. Reloads live.
 	CommonName string `yaml:"commonName"`
 
+	// Clients are who may ask the API for certificates of this service, beside operators: each has the service's
+	// whole identity then. Default none, which is nobody. Reloads live.
+	Clients []Client `yaml:"clients,omitempty"`
+
+	// GenerateKey permits the API to make the private key for a caller, which then travels over the network and
+	// is in two memories. Default false: callers make their own and send a CSR. Reloads live.
+	GenerateKey bool `yaml:"generateKey,omitempty"`
+
 	// Key is the service's key type, one of those of leaf.key. A change makes the certificate due at once.
 	// Default leaf.key. Reloads live.
 	Key profile.KeyType `yaml:"key"`
+}
+
+// A Client is who may ask for a service's certificates.
+type Client struct {
+	// Service is a service of the catalogue: who presents its certificate to the API is this client. A name that is
+	// not in the file is refused. Required. Reloads live.
+	Service string `yaml:"service"`
 }
 
 // A Workload is what runs a service.

@@ -122,19 +122,31 @@ func within(folder, path string) bool {
 	return err == nil && filepath.IsLocal(rel)
 }
 
+// maxListenNames leaves room in a certificate for the names that it has anyway.
+const maxListenNames = 50
+
 func (k checker) listen() {
-	const path = "listen.metrics"
-	host, port, err := net.SplitHostPort(k.c.Listen.Metrics)
+	if k.c.Listen.API != "" {
+		k.address("listen.api", k.c.Listen.API, "127.0.0.1:8443")
+	}
+	k.address("listen.metrics", k.c.Listen.Metrics, "127.0.0.1:8444")
+	k.dnsNames("listen.names", k.c.Listen.Names)
+	if n := len(k.c.Listen.Names); n > maxListenNames {
+		k.add("listen.names", "", "has %d names, at most %d", n, maxListenNames)
+	}
+}
+
+func (k checker) address(path, address, usual string) {
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		k.add(path, "write host:port, as 127.0.0.1:8444", "%s is no address", quote(k.c.Listen.Metrics))
+		k.add(path, "write host:port, as "+usual, "%s is no address", quote(address))
 		return
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		k.add(path, "", "%s has the port %s, want 0 to 65535", quote(k.c.Listen.Metrics), quote(port))
+		k.add(path, "", "%s has the port %s, want 0 to 65535", quote(address), quote(port))
 	}
 	if _, err := netip.ParseAddr(host); err != nil && host != "" && profile.CheckDNSName(strings.ToLower(host)) != nil {
-		k.add(path, "write host:port, as 127.0.0.1:8444", "%s has the host %s, want a name or an address",
-			quote(k.c.Listen.Metrics), quote(host))
+		k.add(path, "write host:port, as "+usual, "%s has the host %s, want a name or an address", quote(address), quote(host))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -52,7 +53,29 @@ func (k checker) service(path string, s Service) {
 	if k.has(path + ".key") {
 		k.keyType(path+".key", s.Key, profile.LeafKeyTypes())
 	}
+	k.clients(path+".clients", s.Clients)
 	k.delivery(path, s)
+}
+
+// clients wants each client once, and in the file: a name that is misspelt would let nobody in, or one day a stranger.
+func (k checker) clients(path string, clients []Client) {
+	first := map[string]int{}
+	for i, client := range clients {
+		at := fmt.Sprintf("%s[%d].service", path, i)
+		line, again := first[client.Service]
+		known := slices.ContainsFunc(k.c.Services, func(s Service) bool { return s.Name == client.Service })
+		switch {
+		case !k.ok(fmt.Sprintf("%s[%d]", path, i)) || !k.ok(at):
+		case !k.has(at):
+			k.add(fmt.Sprintf("%s[%d]", path, i), "write service: NAME", "names no service")
+		case !known:
+			k.add(at, "", "%s is no service of this file", quote(client.Service))
+		case again:
+			k.add(at, "keep one of the two", "%q is listed twice, first on line %d", client.Service, line)
+		default:
+			first[client.Service] = k.line(at)
+		}
+	}
 }
 
 // countNames refuses what could never be issued: a certificate needs a name, and has at most
