@@ -60,6 +60,9 @@ func writeBanner(w io.Writer, s *server) {
 	}
 	// What cannot be printed for a person is of no concern to the work.
 	_ = table.Flush()
+	if s.api != nil {
+		fmt.Fprintf(w, "api      https://%s/ (admin token: %s)\n", s.api.Addr(), tokenPath(s.cfg))
+	}
 	fmt.Fprintf(w, "status   %s status --config %s\nmetrics  http://%s/metrics (also /healthz, /readyz)\n", os.Args[0], s.path, s.metrics.Addr())
 }
 
@@ -68,6 +71,14 @@ func (s *server) logStart() {
 	status := s.engine.Status()
 	for _, root := range status.Roots {
 		s.log.Info("serving", "root", root.Name, "sha256", root.Fingerprint, "epoch", status.Epoch, "store", status.Store,
-			"services", len(status.Services), "metrics", s.metrics.Addr().String(), "socket", socketPath(s.cfg))
+			"services", len(status.Services), "metrics", s.metrics.Addr().String(), "api", s.apiAddress(), "socket", socketPath(s.cfg))
 	}
+}
+
+// apiAddress is where certificates are asked for, "" where they are not.
+func (s *server) apiAddress() string {
+	if s.api == nil {
+		return ""
+	}
+	return s.api.Addr().String()
 }

@@ -63,7 +63,10 @@ func (s *server) reload(ctx context.Context) {
 	}
 	next := *s.cfg
 	next.Services = cfg.Services
-	if err := s.engine.Reload(ctx, policies(&next), func() { s.target.setCatalogue(&next) }); err != nil {
+	if err := s.engine.Reload(ctx, policies(&next), func() {
+		s.target.setCatalogue(&next)
+		s.grants.Set(grants(&next))
+	}); err != nil {
 		return // the program is ending
 	}
 	s.cfg.Services = cfg.Services

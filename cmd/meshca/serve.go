@@ -165,7 +165,11 @@ type server struct {
 	size    func() int64
 	engine  *rotation.Engine
 	metrics net.Listener
+	api     net.Listener // nil where certificates are not asked for
 	socket  net.Listener
+	grants  *api.Grants
+	v1      *api.V1
+	cert    *api.ServerCertificate
 }
 
 func (s *server) build(cmd *cobra.Command, o serveOptions) error {
@@ -201,7 +205,7 @@ func (s *server) build(cmd *cobra.Command, o serveOptions) error {
 		Accept:   s.acceptance(cmd, o),
 		Looks:    s.looks,
 	})
-	return nil
+	return s.buildAPI(issue)
 }
 
 // acceptance asks whether refused places are to be written over; nil where that was not asked for.
@@ -309,17 +313,28 @@ func confirm(cmd *cobra.Command, breaks []string, question string, yes bool) err
 
 // listen takes the addresses before anything is written to the target.
 func (s *server) listen() (err error) {
-	address := s.cfg.Listen.Metrics
-	if s.metrics, err = net.Listen("tcp", address); err != nil {
-		f := &failure{err: fmt.Errorf("listen.metrics: %w", err), code: exitNo}
-		if errors.Is(err, syscall.EADDRINUSE) {
-			f.err = fmt.Errorf("listen.metrics: %s is taken by another process", address)
+	if s.metrics, err = s.listenTCP("listen.metrics", s.cfg.Listen.Metrics); err != nil {
+		return err
+	}
+	if address := s.cfg.Listen.API; address != "" && s.cfg.Target.Directory != nil {
+		if s.api, err = s.listenTCP("listen.api", address); err != nil {
+			return err
 		}
-		f.hints = []string{"change listen.metrics in " + s.path}
-		return f
 	}
 	s.socket, err = api.ListenUnix(socketPath(s.cfg))
 	return err
+}
+
+func (s *server) listenTCP(field, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err == nil {
+		return l, nil
+	}
+	f := &failure{err: fmt.Errorf("%s: %w", field, err), code: exitNo, hints: []string{"change " + field + " in " + s.path}}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		f.err = fmt.Errorf("%s: %s is taken by another process", field, address)
+	}
+	return nil, f // not a nil listener in an interface
 }
 
 // run serves until ctx ends; started is called when the first pass has ended. Who asks is answered from the beginning:
@@ -330,7 +345,7 @@ func (s *server) run(ctx context.Context, started func()) error {
 	registry := api.NewRegistry(s.engine, s.size, version)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return api.Serve(ctx, s.metrics, api.Observability(s.engine, registry), s.log) })
-	group.Go(func() error { return api.Serve(ctx, s.socket, api.Local(s.engine), s.log) })
+	group.Go(func() error { return api.Serve(ctx, s.socket, api.Local(s.engine, s.v1.Owner()), s.log) })
 	group.Go(func() error { return s.target.run(ctx) })
 	group.Go(func() error { return s.reloadOnChange(ctx) })
 	group.Go(func() error {
@@ -339,6 +354,10 @@ func (s *server) run(ctx context.Context, started func()) error {
 		}
 		if ctx.Err() != nil {
 			return nil
+		}
+		// Not before: a store that may not write, since it is another's or old, may not sign either.
+		if err := s.runAPI(ctx, group); err != nil {
+			return err
 		}
 		started()
 		return s.engine.Run(ctx)
@@ -349,7 +368,7 @@ func (s *server) run(ctx context.Context, started func()) error {
 // close releases what build took; a store that cannot be closed has committed everything before.
 func (s *server) close() {
 	var errs []error
-	for _, l := range []net.Listener{s.metrics, s.socket} {
+	for _, l := range []net.Listener{s.metrics, s.api, s.socket} {
 		if l == nil {
 			continue
 		}
