@@ -62,7 +62,7 @@ func firstStart(home, binary string) (*exec.Cmd, time.Duration, error) {
 	if err := os.Mkdir(home, 0o755); err != nil {
 		return nil, 0, err
 	}
-	config := "version: 1\nlisten: {metrics: 127.0.0.1:0}\ntarget: {directory: {path: mesh}}\nservices:\n"
+	config := "version: 1\nlisten: {api: 127.0.0.1:0, metrics: 127.0.0.1:0}\ntarget: {directory: {path: mesh}}\nservices:\n"
 	for _, s := range services {
 		config += "- name: " + s + "\n"
 	}

@@ -318,7 +318,7 @@ func inspectIndexes(s *storeCopy) []error {
 			found = append(found, fmt.Errorf("index %s leads to %q, want record %d", key, got, seq))
 		}
 	}
-	for _, prefix := range []string{"serial/", "service/", "expiry/", "key/"} {
+	for _, prefix := range []string{"serial/", "service/", "asked/", "expiry/", "key/"} {
 		for key := range s.entries {
 			if _, ok := wanted[key]; !ok && len(key) > len(prefix) && key[:len(prefix)] == prefix {
 				found = append(found, fmt.Errorf("index %s leads to no record", key))
@@ -332,8 +332,12 @@ func inspectIndexes(s *storeCopy) []error {
 func indexesOf(r *record) []string {
 	seq := fmt.Sprintf("%016x", r.Seq)
 	key := sha256.Sum256(r.cert.RawSubjectPublicKeyInfo)
+	holder := "service/" + r.cert.Subject.CommonName
+	if r.Caller != "" {
+		holder = "asked/" + r.Service
+	}
 	keys := []string{
-		"service/" + r.cert.Subject.CommonName + "/" + seq,
+		holder + "/" + seq,
 		"expiry/" + fmt.Sprintf("%016x", r.cert.NotAfter.Unix()) + "/" + seq,
 		"key/" + hex.EncodeToString(key[:]) + "/" + seq,
 	}

@@ -51,7 +51,7 @@ func (s Settings) yaml() string {
 		}
 	}
 	b.WriteString("version: 1\ntarget: {directory: {path: mesh}}\n")
-	line("listen: {metrics: %q}", s.Metrics, "127.0.0.1:0")
+	line("listen: {api: '127.0.0.1:0', metrics: %q}", s.Metrics, "127.0.0.1:0")
 	line("sweep: %s", s.Sweep, "1h")
 	line("store: {retain: %s}", s.Retain, "")
 	line("ca: {key: %s}", s.CAKey, "")

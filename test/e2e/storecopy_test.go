@@ -23,6 +23,7 @@ type record struct {
 	Service string `json:"service"`
 	Issuing int    `json:"issuing"`
 	Key     string `json:"key"`
+	Caller  string // who asked for it; "" where it is for a folder or Secret
 	State   string `json:"state"`
 	Cert    []byte `json:"cert"`
 
@@ -186,7 +187,7 @@ func (s *storeCopy) bySerial(c *x509.Certificate) *record {
 // newest is the newest record of a service that is not marked undelivered; nil where there is none.
 func (s *storeCopy) newest(service string) (newest *record) {
 	for _, r := range s.records {
-		if r.Service == service && r.State != "undelivered" && (newest == nil || r.Seq > newest.Seq) {
+		if r.Service == service && r.State != "undelivered" && r.Caller == "" && (newest == nil || r.Seq > newest.Seq) {
 			newest = r
 		}
 	}
