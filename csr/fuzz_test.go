@@ -32,7 +32,7 @@ func FuzzParse(f *testing.F) {
 		for _, text := range [][]byte{text, pemOf(text), pemOf(signer.signed(info)), pemOf(signer.signed(setRight(info)))} {
 			start := time.Now()
 			r, err := csr.Parse(text)
-			if took := time.Since(start); took > time.Second {
+			if took := time.Since(start); took > 10*time.Second { // a hang, whatever the machine is doing
 				t.Fatalf("took %s", took)
 			}
 			if err != nil {

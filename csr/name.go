@@ -59,7 +59,8 @@ func (n Name) String() string {
 	}
 }
 
-// NotGranted lists the names that r asks for and id does not have, in the order of the request.
+// NotGranted lists the names that r asks for and id does not have, in the order of the request: at most 101,
+// each fit to be told the sender by its String.
 func (r *Request) NotGranted(id profile.Identity) []Name {
 	if len(r.Names) == 0 {
 		return nil
@@ -173,7 +174,6 @@ func addressValue(b []byte) (value, problem string) {
 
 // uriValue gives a SPIFFE ID, and nothing for another URI: that might hold a password.
 func uriValue(text string) (value, problem string) {
-	const scheme = "spiffe://"
 	uri, err := url.Parse(text)
 	switch {
 	case err != nil || uri.Scheme == "" || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f }):
@@ -183,9 +183,10 @@ func uriValue(text string) (value, problem string) {
 	case len(text) > 2048:
 		return "", fmt.Sprintf("has %d bytes, a SPIFFE ID has at most 2048", len(text))
 	}
-	domain, path, _ := strings.Cut(strings.TrimPrefix(text, scheme), "/")
-	bad := !strings.HasPrefix(text, scheme) || !alphabet([]byte(domain), spiffeDomain) || domain == "" || len(domain) > 255
-	if len(domain) < len(text)-len(scheme) { // there is a path
+	// Without its scheme in lower case and two slashes a colon is left over, which no trust domain holds.
+	domain, path, hasPath := strings.Cut(strings.TrimPrefix(text, "spiffe://"), "/")
+	bad := !alphabet([]byte(domain), spiffeDomain) || domain == "" || len(domain) > 255
+	if hasPath {
 		for segment := range strings.SplitSeq(path, "/") {
 			bad = bad || segment == "" || segment == "." || segment == ".." || !alphabet([]byte(segment), spiffePath)
 		}

@@ -87,7 +87,7 @@ func agrees(t testing.TB, text []byte, r *csr.Request) {
 		t.Fatalf("key type %s, want %s: %v", r.KeyType, k, err)
 	}
 	sameNames(t, c, r)
-	if slices.ContainsFunc(r.Ignored, func(s string) bool { return !printable(s) || len(s) > 256 }) {
+	if slices.ContainsFunc(r.Ignored, func(s string) bool { return !printable(s) || len(s) > 300 }) {
 		t.Fatalf("not fit to be shown: %q", r.Ignored)
 	}
 	if again, err := csr.Parse(text); err != nil || !reflect.DeepEqual(again, r) {

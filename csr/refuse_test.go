@@ -2,7 +2,9 @@ package csr_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -549,6 +551,14 @@ var proofRows = []row{
 	{"ECDSA as Ed25519", csr.CodeProof, notOwn, algorithmOf(oid("1.3.101.112"))},
 	{"Ed25519 as ECDSA", csr.CodeProof, notOwn, func(d *draft) { d.signAs(edKey()); d.algorithm = sequence(oid("1.2.840.10045.4.3.2")) }},
 	{"Ed25519 as RSA", csr.CodeProof, notOwn, func(d *draft) { d.signAs(edKey()); d.algorithm = sequence(oid("1.2.840.113549.1.1.11"), null) }},
+	{"Ed25519 over a hash, as ECDSA", csr.CodeProof, notOwn, func(d *draft) {
+		d.signAs(edKey())
+		d.algorithm = sequence(oid("1.2.840.10045.4.3.2"))
+		d.sign = func(info []byte) []byte {
+			digest := sha256.Sum256(info)
+			return ed25519.Sign(edKey(), digest[:])
+		}
+	}},
 	{"Ed25519 with NULL", csr.CodeProof, notAccepted, func(d *draft) { d.signAs(edKey()); d.algorithm = sequence(oid("1.3.101.112"), null) }},
 	{"Ed25519 of 63 bytes", csr.CodeProof, notOwn, func(d *draft) { d.signAs(edKey()); s := d.sign; d.sign = func(b []byte) []byte { return s(b)[:63] } }},
 	{"Ed25519 of a y without point", csr.CodeProof, notOwn, func(d *draft) {
