@@ -305,11 +305,14 @@ func (v *V1) readRenewal(ctx context.Context, r contract.RenewCertificateRequest
 	return o, nil
 }
 
-// admitted refuses to change anything before the engine was admitted: a store that is another's, or old, must neither
-// write nor sign.
+// admitted refuses to change anything before the engine was admitted, and when it was stopped since: a store that is
+// another's, or old, must neither write nor sign.
 func (v *V1) admitted() error {
 	if v.Engine.Status().Passed.IsZero() {
 		return busy("starting: the first look at all places has not ended", nil)
+	}
+	if why := v.Engine.Stopped(); why != "" {
+		return busy("nothing is signed: the store is older than what it serves, and an operator has to put the newest one back", errors.New(why))
 	}
 	return nil
 }

@@ -29,6 +29,8 @@ type Engine interface {
 	Status() *rotation.Status
 	// Ready says what does not work, nil if all does. Also that the first pass has not ended yet.
 	Ready(ctx context.Context) error
+	// Stopped says why nothing may be written or signed, "" where it may.
+	Stopped() string
 }
 
 const (

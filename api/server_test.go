@@ -36,6 +36,8 @@ type engine struct {
 	orders []string
 }
 
+func (e *engine) Stopped() string { return "" }
+
 func (e *engine) Status() *rotation.Status {
 	if e.starting {
 		return &rotation.Status{}

@@ -148,3 +148,7 @@ func (v *evidence) say() string {
 	}
 	return first
 }
+
+// Stopped says why nothing may be written, and so nothing signed either: what was seen proves that the store is older
+// than what it serves. It is "" where that is not so. It may be called from any goroutine.
+func (e *Engine) Stopped() string { return e.evidence.words() }

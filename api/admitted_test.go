@@ -1,0 +1,43 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/meshca/meshca/rotation"
+)
+
+// still is an engine that does nothing.
+type still struct {
+	passed time.Time
+	why    string
+}
+
+func (s still) Status() *rotation.Status    { return &rotation.Status{Passed: s.passed} }
+func (s still) Ready(context.Context) error { return nil }
+func (s still) Stopped() string             { return s.why }
+
+// TestAdmitted: nothing is signed before the engine was admitted, nor when the store has turned out to be old.
+func TestAdmitted(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for name, tt := range map[string]struct {
+		engine still
+		want   bool
+	}{
+		"admitted": {still{passed: now}, true},
+		"starting": {still{}, false},
+		"stopped":  {still{passed: now, why: "mesh/envoy holds a leaf of which the store has no record"}, false},
+	} {
+		v := &V1{Engine: tt.engine, signing: make(chan struct{}, 1)}
+		release, err := v.enter(t.Context())
+		p, refused := errors.AsType[*problem](err)
+		if (err == nil) != tt.want || err != nil && (!refused || p.kind != unavailable || p.after == 0) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			release()
+		}
+	}
+}
