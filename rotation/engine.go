@@ -441,6 +441,8 @@ func (e *Engine) finishSweep(err error, w World, now time.Time) {
 	if pruned > 0 {
 		e.Log.Info("pruned records of expired certificates", "count", pruned)
 	}
+	_, answersErr := e.Issuer.PruneAnswers(now, pruneBatch)
+	err = errors.Join(err, answersErr)
 	err = errors.Join(err, pruneErr, e.forget(now))
 	if w.Run {
 		err = errors.Join(err, e.saveLastRun(now))
