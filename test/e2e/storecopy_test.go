@@ -194,8 +194,15 @@ func (s *storeCopy) newest(service string) (newest *record) {
 	return newest
 }
 
-// count is how many records there are.
-func (s *storeCopy) count() int { return len(s.records) }
+// count is how many records there are of what folders and Secrets hold or held.
+func (s *storeCopy) count() (n int) {
+	for _, r := range s.records {
+		if r.Caller == "" {
+			n++
+		}
+	}
+	return n
+}
 
 // holds says whether the file has the secret anywhere, free pages included: as it is, or in base64, which is
 // how JSON carries bytes, at any alignment.
