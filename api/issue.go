@@ -227,7 +227,7 @@ func issueProblem(err error) error {
 	case errors.Is(err, issuer.ErrUnknownService):
 		return notFound.because("the catalogue has no such service", "/service")
 	}
-	return busy("the certificate could not be recorded, and so it was not given: try again", err)
+	return busy("no certificate could be made and recorded now, so none was given: try again", err)
 }
 
 // busy is a problem that may be gone when the request is sent again.

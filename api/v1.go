@@ -114,7 +114,11 @@ func (v *V1) begin(routes chi.Routes) func(http.Handler) http.Handler {
 			h.Set("Referrer-Policy", "no-referrer")
 			h.Set("Cache-Control", "no-store")
 			defer func() {
-				if failure := recover(); failure != nil {
+				switch failure := recover(); failure {
+				case nil:
+				case http.ErrAbortHandler: // the connection is meant to end
+					panic(failure)
+				default:
 					v.Log.Error("panic", "request", known.id, "operation", known.operation, "panic", fmt.Sprint(failure), "stack", string(debug.Stack()))
 					answer(w, r, internal.because("it is logged under this request's id"))
 				}
