@@ -3,6 +3,10 @@ package api
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,5 +43,16 @@ func TestAdmitted(t *testing.T) {
 		if err == nil {
 			release()
 		}
+	}
+}
+
+// TestPanic: what breaks in a handler is one answer that tells nothing, and the server goes on.
+func TestPanic(t *testing.T) {
+	v := &V1{Engine: still{}, Grants: &Grants{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)} // no issuer
+	answer := httptest.NewRecorder()
+	v.Owner().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/v1/ca", nil))
+	if body := answer.Body.String(); answer.Code != http.StatusInternalServerError || !strings.Contains(body, problemPrefix+internal.name) ||
+		strings.Contains(body, "nil pointer") {
+		t.Errorf("%d %s", answer.Code, body)
 	}
 }

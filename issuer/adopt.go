@@ -41,24 +41,13 @@ func Adopt(w store.Writer, service, place string, chain []*x509.Certificate, fil
 
 // forget deletes the service's record of an adopted leaf, if there is one.
 func forget(w store.Writer, service, key string, leaf *x509.Certificate) error {
-	var before []*Record
-	for index := range w.Scan(store.Prefix(keyPrefix + key + "/")) {
-		seq, err := seqOf(index)
-		if err != nil {
-			return err
-		}
-		record, err := getRecord(w, seq)
-		if err != nil {
-			return err
-		}
+	records, err := ofKey(w, key)
+	for _, record := range records {
 		if record.Adopted() && record.Service == service && bytes.Equal(record.Cert, leaf.Raw) {
-			before = append(before, record)
+			deleteRecord(w, record)
 		}
 	}
-	for _, record := range before {
-		deleteRecord(w, record)
-	}
-	return nil
+	return err
 }
 
 // EncodeChain writes certificates as PEM, and nothing else.

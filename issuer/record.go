@@ -146,6 +146,23 @@ func getRecord(r store.Reader, seq uint64) (*Record, error) {
 	return record, nil
 }
 
+// ofKey are the records of all certificates of a key. They are read whole before any is returned: nothing is written
+// while it is scanned.
+func ofKey(r store.Reader, key string) (records []*Record, err error) {
+	for index := range r.Scan(store.Prefix(keyPrefix + key + "/")) {
+		seq, err := seqOf(index)
+		if err != nil {
+			return nil, err
+		}
+		record, err := getRecord(r, seq)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, record)
+	}
+	return records, nil
+}
+
 // newest yields the records for a service's place from the newest backwards until fn returns false.
 func newest(r store.Reader, service string, fn func(*Record) bool) error {
 	for key := range r.Scan(store.Prefix(servicePrefix + service + "/").Backwards()) {

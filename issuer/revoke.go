@@ -136,24 +136,17 @@ func revokeIn(w store.Writer, record *Record) error {
 
 // revokeKey revokes what else is certified with a key.
 func revokeKey(w store.Writer, key string, asked Revocation) error {
-	var others []*Record
-	for index := range w.Scan(store.Prefix(keyPrefix + key + "/")) {
-		seq, err := seqOf(index)
-		if err != nil {
-			return err
-		}
-		record, err := getRecord(w, seq)
-		if err != nil {
-			return err
-		}
+	records, err := ofKey(w, key)
+	if err != nil {
+		return err
+	}
+	for _, record := range records {
 		if record.Adopted() {
 			continue
 		}
-		if changed, err := record.revoke(asked); err == nil && changed { // an expired one need not be
-			others = append(others, record)
+		if changed, err := record.revoke(asked); err != nil || !changed { // an expired one need not be
+			continue
 		}
-	}
-	for _, record := range others { // nothing is written while it is scanned
 		if err := putRevoked(w, record); err != nil {
 			return err
 		}
