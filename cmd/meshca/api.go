@@ -53,17 +53,24 @@ func adminToken(path string) (string, error) {
 	}
 }
 
-// makeToken makes 256 random bits.
+// makeToken makes 256 random bits. The file has its name only when it is whole: a crash leaves none, or another name.
 func makeToken(path string) (string, error) {
 	random := make([]byte, 32)
 	rand.Read(random)
 	token := base64.RawURLEncoding.EncodeToString(random)
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	next := path + ".new"
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	file, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
 	}
 	_, err = file.WriteString(token + "\n")
-	return token, errors.Join(err, file.Sync(), file.Close())
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return "", err
+	}
+	return token, os.Rename(next, path)
 }
 
 // buildAPI makes what answers for certificates: with folders alone, and where an address is named.
