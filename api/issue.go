@@ -291,6 +291,9 @@ func (v *V1) readRenewal(ctx context.Context, r contract.RenewCertificateRequest
 		return nil, err
 	}
 	record := leaf.Record()
+	if record.Service == OwnService {
+		return nil, forbidden.because("this is the API's own certificate, which it renews itself: nobody else is given one with its names")
+	}
 	o := &asked{service: record.Service, reason: "renewal of " + record.Serial}
 	if r.Body != nil && r.Body.Csr != nil {
 		o.csr = *r.Body.Csr

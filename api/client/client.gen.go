@@ -192,8 +192,8 @@ type Certificate struct {
 	RevokedAt        *time.Time        `json:"revokedAt,omitempty"`
 	Serial           string            `json:"serial"`
 
-	// Service a service's name in the catalogue
-	Service ServiceName `json:"service"`
+	// Service a service's name in the catalogue, or `meshca.api` for what serves this API
+	Service Holder `json:"service"`
 
 	// State valid: may be used; revoked; expired; undelivered: it was signed for a Secret or folder, its key was lost in a
 	// crash before it was written, and nobody has it
@@ -224,6 +224,9 @@ type CertificateRequest struct {
 // CertificateState valid: may be used; revoked; expired; undelivered: it was signed for a Secret or folder, its key was lost in a
 // crash before it was written, and nobody has it
 type CertificateState string
+
+// Holder a service's name in the catalogue, or `meshca.api` for what serves this API
+type Holder = string
 
 // IssuedCertificate defines model for IssuedCertificate.
 type IssuedCertificate struct {
