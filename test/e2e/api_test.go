@@ -9,12 +9,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/meshca/meshca/test/contract"
 	"github.com/meshca/meshca/test/need"
 )
 
@@ -83,7 +86,8 @@ func (c *apiClient) do(method, path, body string, headers ...string) callAnswer 
 	}
 	transport := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}
 	defer transport.CloseIdleConnections()
-	response, err := (&http.Client{Transport: transport, Timeout: patience}).Do(request)
+	client := &http.Client{Transport: apiContract(c.t).Transport(c.t, transport), Timeout: patience}
+	response, err := client.Do(request)
 	must(c.t, err)
 	defer response.Body.Close()
 	content, err := io.ReadAll(response.Body)
@@ -112,6 +116,22 @@ func (a callAnswer) refused(t testing.TB, status int, kind string) (p apiProblem
 		t.Errorf("status %d, %s (%v), want %d %s", a.status, a.body, err, status, kind)
 	}
 	return p
+}
+
+var loadContract = sync.OnceValues(func() (*contract.Contract, error) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "api", "openapi.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	return contract.Load(text)
+})
+
+// apiContract is what all answers of the API are judged by.
+func apiContract(t testing.TB) *contract.Contract {
+	t.Helper()
+	c, err := loadContract()
+	must(t, err)
+	return c
 }
 
 // body is a request in JSON.
@@ -178,7 +198,7 @@ func TestAPI(t *testing.T) {
 func testOnce(t *testing.T, m *Mesh, p **Process, admin *apiClient, ask, serial string) {
 	(*p).Kill()
 	*p = m.Serve()
-	*admin = *newAPIClient(t, m, (*p).AwaitServing())
+	*admin = *newAPIClient(admin.t, m, (*p).AwaitServing())
 	again := admin.do("POST", "/v1/certificates", ask, "Idempotency-Key", "one")
 	if c := again.certificate(t); c.Serial != serial || again.header.Get("Idempotency-Replayed") != "true" {
 		t.Errorf("serial %s, want %s again", c.Serial, serial)
@@ -237,6 +257,11 @@ func testAPIRefused(t *testing.T, admin *apiClient, ask string) {
 			admin.do(tt.method, tt.path, tt.body, tt.headers...).refused(t, tt.status, tt.kind)
 		})
 	}
+	var seen struct{ Certificates []apiCertificate }
+	must(t, json.Unmarshal(before, &seen))
+	own := slices.IndexFunc(seen.Certificates, func(c apiCertificate) bool { return c.Service == "meshca.api" })
+	other, _ := newCSR(t)
+	admin.do("POST", "/v1/certificates/"+seen.Certificates[own].Serial+"/renew", apiBody(t, map[string]any{"csr": other})).refused(t, 403, "forbidden")
 	if after := admin.do("GET", "/v1/certificates?limit=500", "").body; !bytes.Equal(before, after) {
 		t.Errorf("something was recorded:\n%s\n%s", before, after)
 	}
