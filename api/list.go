@@ -67,6 +67,9 @@ func (v *V1) filter(ctx context.Context, p contract.ListCertificatesParams) (f i
 	if p.State != nil && !p.State.Valid() {
 		return f, 0, 0, badRequest.because("the state is none of those in the contract", "state")
 	}
+	if p.Issuer != nil && !isKeyIdentifier(*p.Issuer) {
+		return f, 0, 0, badRequest.because("a subject key identifier is lower-case hexadecimal", "issuer")
+	}
 	if p.ExpiresBefore != nil {
 		f.ExpiresBefore = *p.ExpiresBefore
 	}

@@ -76,7 +76,7 @@ func (v *V1) GetCRL(ctx context.Context, r contract.GetCRLRequestObject) (contra
 	if err != nil {
 		return nil, err
 	}
-	if der, err := hex.DecodeString(r.Ski); err != nil || hex.EncodeToString(der) != r.Ski {
+	if !isKeyIdentifier(r.Ski) {
 		return nil, badRequest.because("a subject key identifier is lower-case hexadecimal", "ski")
 	}
 	lists, err := v.Issuer.CRLs(v.Now())
@@ -102,6 +102,12 @@ func (v *V1) GetCRL(ctx context.Context, r contract.GetCRLRequestObject) (contra
 		return contract.GetCRL200ApplicationpkixCrlResponse{Body: bytes.NewReader(content), ContentLength: int64(len(content)), Headers: headers}, nil
 	}
 	return nil, notFound.because("no CA with this subject key identifier has a revocation list here", "ski")
+}
+
+// isKeyIdentifier says whether a subject key identifier is spelt as the contract has it.
+func isKeyIdentifier(s string) bool {
+	der, err := hex.DecodeString(s)
+	return err == nil && len(der) > 0 && len(der) <= 64 && hex.EncodeToString(der) == s
 }
 
 // tagOf stands for the bytes of an answer.
