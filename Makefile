@@ -5,7 +5,7 @@
 EXAMPLE := examples/local
 GO      ?= go
 
-.PHONY: help build run run-clean test race kill kill-cluster faults-cluster bench bench-cluster fuzz generate cluster-up cluster-down
+.PHONY: help build run run-clean test race kill kill-cluster faults-cluster bench bench-cluster fuzz fuzz-api generate cluster-up cluster-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -49,6 +49,9 @@ fuzz: ## fuzz each parser of outside bytes for a minute
 	@$(GO) test -run xxx -fuzz FuzzCheck -fuzztime 60s -fuzzminimizetime 10x ./verify
 	@$(GO) test -run xxx -fuzz FuzzParseMark -fuzztime 60s ./localdir
 	@$(GO) test -run xxx -fuzz FuzzParse -fuzztime 60s -fuzzminimizetime 10x ./csr
+
+fuzz-api: ## ask the running program for anything 200,000 times, and judge every answer by the contract
+	@MESHCA_FUZZ_REQUESTS=200000 $(GO) test -count=1 -timeout 60m -v -run 'TestAPIFuzz$$' ./test/e2e | grep -v '^ *{"time"'
 
 generate: ## make the generated files anew
 	@$(GO) generate ./...

@@ -39,11 +39,24 @@ func (c *Contract) Check(x *Exchange) error {
 	return nil
 }
 
+// CheckRequest says in what way a request is not one that the contract allows.
+func (c *Contract) CheckRequest(r *http.Request, body []byte) error {
+	o, parameters := c.Find(r.Method, r.URL)
+	if o == nil {
+		return errors.New("the contract has no such operation")
+	}
+	return o.checkRequest(c.requestInput(o, r, body, parameters), body)
+}
+
+func (c *Contract) requestInput(o *Operation, r *http.Request, body []byte, parameters map[string]string) *openapi3filter.RequestValidationInput {
+	request := r.Clone(context.Background())
+	request.Body = io.NopCloser(bytes.NewReader(body))
+	request.ContentLength = int64(len(body))
+	return &openapi3filter.RequestValidationInput{Request: request, PathParams: parameters, Route: o.route, Options: c.options}
+}
+
 func (c *Contract) checkOperation(x *Exchange, o *Operation, parameters map[string]string) error {
-	request := x.Request.Clone(context.Background())
-	request.Body = io.NopCloser(bytes.NewReader(x.RequestBody))
-	request.ContentLength = int64(len(x.RequestBody))
-	asked := &openapi3filter.RequestValidationInput{Request: request, PathParams: parameters, Route: o.route, Options: c.options}
+	asked := c.requestInput(o, x.Request, x.RequestBody, parameters)
 	answer := &openapi3filter.ResponseValidationInput{RequestValidationInput: asked, Status: x.Status, Header: x.Header, Options: c.options}
 	answer.SetBodyBytes(x.Body)
 	if err := openapi3filter.ValidateResponse(context.Background(), answer); err != nil {

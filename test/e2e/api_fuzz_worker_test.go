@@ -1,0 +1,172 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/meshca/meshca/test/contract"
+)
+
+// A fuzzWorker is one caller with one connection at a time.
+type fuzzWorker struct {
+	f    *fuzzed
+	kind callerKind
+	cert *tls.Certificate
+
+	conn   *tls.Conn
+	reader *bufio.Reader
+}
+
+// step sends the n-th request and judges its answer. It says whether to go on.
+func (w *fuzzWorker) step(n uint64) bool {
+	message := w.f.contract.Generate(rand.New(rand.NewPCG(w.f.seed, n)), w.f.known)
+	if w.kind.token != nil {
+		message.Header = append(message.Header, contract.Field{Name: "Authorization", Value: "Bearer " + w.kind.token(w.f)})
+	}
+	x, err := w.exchange(message)
+	if err != nil {
+		w.hangUp()
+		return w.f.found(n, message, "no answer: %v", err)
+	}
+	if x == nil {
+		return true // refused below any handler, as it should be
+	}
+	w.f.count(x)
+	if err := w.judge(message, x); err != nil {
+		return w.f.found(n, message, "%s: %v\n%.400q", w.kind.name, err, x.Body)
+	}
+	if x.Status < http.StatusBadRequest {
+		w.f.learn(x)
+	}
+	if w.kind.certificate && x.Status == http.StatusUnauthorized && bytes.Contains(x.Body, []byte("is revoked")) {
+		w.cert = nil // somebody revoked it: go on as another
+		w.hangUp()
+	}
+	return true
+}
+
+func (w *fuzzWorker) hangUp() {
+	if w.conn != nil {
+		_ = w.conn.Close() // whatever it says, it is gone
+		w.conn = nil
+	}
+}
+
+func (w *fuzzWorker) dial() error {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(readFile(w.f.t, w.f.m.Path("envoy", caFile)))
+	conf := &tls.Config{RootCAs: roots}
+	if w.kind.certificate {
+		if w.cert == nil {
+			w.cert = w.f.newCertificate()
+		}
+		conf.Certificates = []tls.Certificate{*w.cert}
+	}
+	conn, err := tls.Dial("tcp", w.f.host, conf)
+	if err != nil {
+		return err
+	}
+	w.conn, w.reader = conn, bufio.NewReader(conn)
+	return nil
+}
+
+// exchange sends a message and reads its answer. It is nil where net/http refused what it may refuse.
+func (w *fuzzWorker) exchange(message *contract.Message) (*contract.Exchange, error) {
+	if w.conn == nil {
+		if err := w.dial(); err != nil {
+			return nil, err
+		}
+	}
+	wire := message.Wire(w.f.host)
+	must(w.f.t, w.conn.SetDeadline(time.Now().Add(patience)))
+	_, sent := w.conn.Write(wire) // an answer may come before all was sent, and the connection end with it
+	if message.Last && sent == nil {
+		sent = w.conn.CloseWrite()
+	}
+	response, body, err := w.read(message)
+	if err != nil {
+		return nil, fmt.Errorf("%w (sent: %v)", err, sent)
+	}
+	if response.Close || message.Last || sent != nil {
+		w.hangUp()
+	}
+	if response.Header.Get("X-Request-Id") == "" {
+		return nil, belowHandlers(message, response, body)
+	}
+	x := &contract.Exchange{Status: response.StatusCode, Header: response.Header, Body: body}
+	if x.Request, err = http.ReadRequest(bufio.NewReader(bytes.NewReader(wire))); err != nil {
+		return nil, fmt.Errorf("a handler answered what is no request: %w", err)
+	}
+	x.RequestBody, _ = io.ReadAll(x.Request.Body) // where it does not come whole, so it did at the server
+	return x, nil
+}
+
+// read reads an answer, and of a stream its first bytes.
+func (w *fuzzWorker) read(message *contract.Message) (response *http.Response, body []byte, err error) {
+	for {
+		response, err = http.ReadResponse(w.reader, &http.Request{Method: message.Method})
+		if err != nil {
+			return nil, nil, err
+		}
+		if response.StatusCode != http.StatusContinue {
+			break
+		}
+	}
+	if strings.HasPrefix(response.Header.Get("Content-Type"), "text/event-stream") {
+		must(w.f.t, w.conn.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
+		body = make([]byte, 512)
+		n, _ := response.Body.Read(body) // a stream may have nothing to say
+		w.hangUp()
+		return response, body[:n], nil
+	}
+	body, err = io.ReadAll(response.Body)
+	return response, body, err
+}
+
+// belowHandlers wants an answer of net/http itself to be plain, and only to what is no good HTTP.
+func belowHandlers(message *contract.Message, response *http.Response, body []byte) error {
+	if !message.Lower || response.StatusCode < 400 || response.StatusCode > 431 && response.StatusCode != http.StatusNotImplemented {
+		return fmt.Errorf("not answered by a handler: %d %v %.200q", response.StatusCode, response.Header, body)
+	}
+	return leak(message, response.Header, body)
+}
+
+// judge says what is wrong with an answer.
+func (w *fuzzWorker) judge(message *contract.Message, x *contract.Exchange) error {
+	if err := w.f.contract.Check(x); err != nil {
+		return err
+	}
+	if bytes.Contains(x.Body, []byte("PRIVATE KEY")) {
+		if x.Status != http.StatusCreated || !bytes.Contains(message.Body(), []byte(`"generateKey": true`)) {
+			return fmt.Errorf("the answer holds a private key")
+		}
+	}
+	return leak(message, x.Header, x.Body)
+}
+
+// inside are words of the program's inside.
+var inside = regexp.MustCompile(`(?i:goroutine|runtime[ ./]|panic|\.go\b|0x[0-9a-f]{4}|nil pointer|/tmp/|/home/|/root|/usr/|\.db\b|bbolt|json:|strconv|unmarshal|x509:|asn1:|<nil>|%!|schema)|\b[a-z]+\.[A-Z]\w+`)
+
+// leak wants neither what was sent nor the program's inside in an answer.
+func leak(message *contract.Message, header http.Header, body []byte) error {
+	head := fmt.Sprint(header)
+	if strings.Contains(head, message.Canary) || bytes.Contains(body, []byte(message.Canary)) {
+		return fmt.Errorf("the answer repeats what was sent")
+	}
+	if header.Get("Content-Type") != "application/problem+json" {
+		return nil
+	}
+	if word := inside.Find(body); word != nil {
+		return fmt.Errorf("the problem speaks of %q", word)
+	}
+	return nil
+}
