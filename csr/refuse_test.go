@@ -599,6 +599,20 @@ var proofRows = []row{
 
 // TestRefusedTexts: what is wrong before any ASN.1.
 func TestRefusedTexts(t *testing.T) {
+	for _, r := range textRows() {
+		t.Run(r.name, func(t *testing.T) { refused(t, []byte(r.text), r.code, r.words) })
+	}
+}
+
+// A textRow is a text that is no request in PEM.
+type textRow struct {
+	name  string
+	code  csr.Code
+	words string
+	text  string
+}
+
+func textRows() []textRow {
 	der := newDraft(ecKey(elliptic.P256())).der()
 	text := string(pemOf(der))
 	labelled := func(label string) string {
@@ -608,12 +622,7 @@ func TestRefusedTexts(t *testing.T) {
 	armored := func(body string) string {
 		return "-----BEGIN CERTIFICATE REQUEST-----" + body + "-----END CERTIFICATE REQUEST-----\n"
 	}
-	for _, r := range []struct {
-		name  string
-		code  csr.Code
-		words string
-		text  string
-	}{
+	return []textRow{
 		{"16 KiB and a byte", csr.CodeTooLong, "16385 bytes, at most 16384", text + strings.Repeat("\n", csr.MaxBytes+1-len(text))},
 		{"16 MiB", csr.CodeTooLong, "at most 16384", strings.Repeat("a", 16<<20)},
 		{"a key of 13 kB", csr.CodeTooLong, "at most 16384", string(pemOf(sequence(value(0x30, strings.Repeat("a", 13000)))))},
@@ -667,19 +676,26 @@ func TestRefusedTexts(t *testing.T) {
 		{"a blank within a line", csr.CodeMalformed, "base64", armored("\nMA AA\n")},
 		{"a checksum of OpenPGP", csr.CodeMalformed, "base64", armored("\n" + body + "=aaaa\n")},
 		{"three dashes in a line", csr.CodeMalformed, "base64", armored("\n---\n")},
-	} {
-		t.Run(r.name, func(t *testing.T) { refused(t, []byte(r.text), r.code, r.words) })
 	}
 }
 
 // TestRefusedFrames: what is wrong with what stands around the information.
 func TestRefusedFrames(t *testing.T) {
+	for _, r := range frameRows() {
+		t.Run(r.name, func(t *testing.T) { refused(t, pemOf(r.der), csr.CodeMalformed, r.words) })
+	}
+}
+
+// A frameRow is what stands around the information, and is wrong.
+type frameRow struct {
+	name, words string
+	der         []byte
+}
+
+func frameRows() []frameRow {
 	d := newDraft(ecKey(elliptic.P256()))
 	info, signature := d.info(), value(0x03, "\x00"+string(d.sign(d.info())))
-	for _, r := range []struct {
-		name, words string
-		der         []byte
-	}{
+	return []frameRow{
 		{"bytes after it", "not strict DER", append(d.der(), 0)},
 		{"a value after it", "not one ASN.1 SEQUENCE with nothing after", append(d.der(), null...)},
 		{"twice", "not one ASN.1 SEQUENCE with nothing after", bytes.Repeat(d.der(), 2)},
@@ -698,7 +714,5 @@ func TestRefusedFrames(t *testing.T) {
 		{"zeros", "universal tag", bytes.Repeat([]byte{0}, 100)},
 		{"open sequences", "longer than what follows it", bytes.Repeat([]byte("\x30\x82\x20\x00"), 3000)},
 		{"sequences in sequences", "nested too deep", nested(2500)},
-	} {
-		t.Run(r.name, func(t *testing.T) { refused(t, pemOf(r.der), csr.CodeMalformed, r.words) })
 	}
 }
