@@ -27,8 +27,11 @@ type document struct {
 type operation struct {
 	Security   *[]any `yaml:"security"`
 	Parameters []struct {
-		Name string `yaml:"name"`
-		In   string `yaml:"in"`
+		Name   string `yaml:"name"`
+		In     string `yaml:"in"`
+		Schema struct {
+			Format string `yaml:"format"`
+		} `yaml:"schema"`
 	} `yaml:"parameters"`
 	RequestBody *struct {
 		Required bool `yaml:"required"`
@@ -89,6 +92,9 @@ func TestFormsAreWhatTheContractSays(t *testing.T) {
 		for _, p := range o.Parameters {
 			if p.In == "query" {
 				f.query = append(f.query, p.Name)
+				if p.Schema.Format == "date-time" {
+					f.times = append(f.times, p.Name)
+				}
 			}
 		}
 		if o.RequestBody != nil {
@@ -103,7 +109,7 @@ func TestFormsAreWhatTheContractSays(t *testing.T) {
 		}
 	}
 	same := func(a, b form) bool {
-		return slices.Equal(a.query, b.query) && maps.Equal(a.fields, b.fields) && a.optional == b.optional
+		return slices.Equal(a.query, b.query) && slices.Equal(a.times, b.times) && maps.Equal(a.fields, b.fields) && a.optional == b.optional
 	}
 	if !maps.EqualFunc(forms, want, same) {
 		t.Errorf("forms are %v, the contract says %v", forms, want)

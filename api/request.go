@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
@@ -43,13 +44,14 @@ func fromContext(ctx context.Context) *request {
 // A form says what a request of an operation may carry beside its path.
 type form struct {
 	query    []string        // names of parameters
+	times    []string        // those of them that are instants
 	fields   map[string]bool // of the body: whether the value is a string, else it is a boolean; nil: no body
 	optional bool            // the body may be left out
 }
 
 // forms are those of the operations that take anything. A test compares them with the contract.
 var forms = map[string]form{
-	"GET /v1/certificates":                  {query: []string{"service", "state", "expiresBefore", "issuer", "limit", "cursor"}},
+	"GET /v1/certificates":                  {query: []string{"service", "state", "expiresBefore", "issuer", "limit", "cursor"}, times: []string{"expiresBefore"}},
 	"POST /v1/certificates":                 {fields: map[string]bool{"service": true, "csr": true, "generateKey": false}},
 	"POST /v1/certificates/{serial}/renew":  {fields: map[string]bool{"csr": true}, optional: true},
 	"POST /v1/certificates/{serial}/revoke": {fields: map[string]bool{"reason": true}},
@@ -85,12 +87,20 @@ func (f form) checkQuery(r *http.Request) error {
 			return badRequest.because("there is a query parameter that this operation does not know; it knows " + orNone(f.query))
 		case len(given) != 1:
 			return badRequest.because("query parameter "+name+" is given more than once", name)
+		case slices.Contains(f.times, name) && !isInstant(given[0]):
+			return badRequest.because("query parameter "+name+" is no instant as RFC 3339 writes it, such as 2006-01-02T15:04:05Z", name)
 		}
 	}
 	if strings.Contains(r.URL.RawQuery, ";") {
 		return badRequest.because("parameters are separated by &, not by ;")
 	}
 	return nil
+}
+
+// isInstant refuses what the generated decoder takes too: nothing at all, which it gives as the year 1, and days.
+func isInstant(s string) bool {
+	_, err := time.Parse(time.RFC3339, s)
+	return err == nil
 }
 
 // checkBody reads the body whole, checks it, and leaves it for the decoder.
