@@ -156,3 +156,12 @@ func (o *Operation) match(path string) (map[string]string, bool) {
 	}
 	return parameters, true
 }
+
+// TakesBody says whether a request may have a body.
+func (o *Operation) TakesBody() bool { return o.route.Operation.RequestBody != nil }
+
+// Public says whether nobody has to say who he is.
+func (o *Operation) Public() bool {
+	security := o.route.Operation.Security
+	return security != nil && len(*security) == 0
+}

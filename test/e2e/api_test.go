@@ -40,6 +40,7 @@ type callAnswer struct {
 // apiProblem is the part of a problem that tests look at.
 type apiProblem struct {
 	Type, Detail, Instance, Serial string
+	Pointers                       []string
 	Status                         int
 }
 
