@@ -24,7 +24,12 @@ type fuzzWorker struct {
 
 	conn   *tls.Conn
 	reader *bufio.Reader
+	h2     *http.Client
+	heard  time.Time // when it was dialled, or answered last
 }
+
+// cutOff is the shortest deadline of the server: whoever is slower, because the machine stands still, is hung up on.
+const cutOff = 5 * time.Second
 
 // step sends the n-th request and judges its answer. It says whether to go on.
 func (w *fuzzWorker) step(n uint64) bool {
@@ -32,9 +37,18 @@ func (w *fuzzWorker) step(n uint64) bool {
 	if w.kind.token != nil {
 		message.Header = append(message.Header, contract.Field{Name: "Authorization", Value: "Bearer " + w.kind.token(w.f)})
 	}
+	if w.heard.IsZero() {
+		w.heard = time.Now()
+	}
 	x, err := w.exchange(message)
+	slow := time.Since(w.heard) > cutOff
+	w.heard = time.Now()
 	if err != nil {
 		w.hangUp()
+		if slow {
+			w.f.lost.Add(1)
+			return true
+		}
 		return w.f.found(n, message, "no answer: %v", err)
 	}
 	if x == nil {
@@ -55,13 +69,18 @@ func (w *fuzzWorker) step(n uint64) bool {
 }
 
 func (w *fuzzWorker) hangUp() {
+	if w.h2 != nil {
+		w.h2.CloseIdleConnections()
+		w.h2 = nil
+	}
 	if w.conn != nil {
 		_ = w.conn.Close() // whatever it says, it is gone
 		w.conn = nil
 	}
 }
 
-func (w *fuzzWorker) dial() error {
+// tls is how its connections are made.
+func (w *fuzzWorker) tls() *tls.Config {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(readFile(w.f.t, w.f.m.Path("envoy", caFile)))
 	conf := &tls.Config{RootCAs: roots}
@@ -71,7 +90,11 @@ func (w *fuzzWorker) dial() error {
 		}
 		conf.Certificates = []tls.Certificate{*w.cert}
 	}
-	conn, err := tls.Dial("tcp", w.f.host, conf)
+	return conf
+}
+
+func (w *fuzzWorker) dial() error {
+	conn, err := tls.Dial("tcp", w.f.host, w.tls())
 	if err != nil {
 		return err
 	}
@@ -81,12 +104,72 @@ func (w *fuzzWorker) dial() error {
 
 // exchange sends a message and reads its answer. It is nil where net/http refused what it may refuse.
 func (w *fuzzWorker) exchange(message *contract.Message) (*contract.Exchange, error) {
-	if w.conn == nil {
-		if err := w.dial(); err != nil {
+	wire := message.Wire(w.f.host)
+	x := &contract.Exchange{}
+	var err error
+	if x.Request, err = http.ReadRequest(bufio.NewReader(bytes.NewReader(wire))); err == nil {
+		x.RequestBody, err = io.ReadAll(x.Request.Body)
+	}
+	var response *http.Response
+	if w.kind.http2 && err == nil {
+		response, x.Body, err = w.overHTTP2(x)
+	}
+	if response == nil {
+		if response, x.Body, err = w.overHTTP1(message, wire); err != nil {
 			return nil, err
 		}
 	}
-	wire := message.Wire(w.f.host)
+	if err != nil {
+		return nil, err
+	}
+	if response.Header.Get("X-Request-Id") == "" {
+		return nil, belowHandlers(message, response, x.Body)
+	}
+	if x.Request == nil {
+		return nil, fmt.Errorf("a handler answered what is no request: %d %.200q", response.StatusCode, x.Body)
+	}
+	x.Status, x.Header = response.StatusCode, response.Header
+	return x, nil
+}
+
+// overHTTP2 sends the same as HTTP/2, where a client can: the answer is nil where it cannot.
+func (w *fuzzWorker) overHTTP2(x *contract.Exchange) (*http.Response, []byte, error) {
+	if w.h2 == nil {
+		w.h2 = &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: w.tls(), ForceAttemptHTTP2: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	}
+	r := x.Request.Clone(w.f.t.Context())
+	r.RequestURI, r.URL.Scheme, r.URL.Host, r.Close, r.Trailer = "", "https", w.f.host, false, nil
+	r.TransferEncoding, r.ContentLength, r.Body = nil, int64(len(x.RequestBody)), io.NopCloser(bytes.NewReader(x.RequestBody))
+	response, err := w.h2.Do(r)
+	if err != nil {
+		if clientRefuses.MatchString(err.Error()) {
+			return nil, nil, nil
+		}
+		return nil, nil, err
+	}
+	defer response.Body.Close()
+	if isStream(response) {
+		return response, nil, nil // its head is what is judged
+	}
+	body, err := io.ReadAll(response.Body)
+	return response, body, err
+}
+
+// clientRefuses are words of net/http's client for what it does not send.
+var clientRefuses = regexp.MustCompile(`net/http: invalid|http2: invalid|http2: request header list larger|invalid URL|unsupported protocol|no Host`)
+
+func isStream(r *http.Response) bool {
+	return strings.HasPrefix(r.Header.Get("Content-Type"), "text/event-stream")
+}
+
+// overHTTP1 sends a message as it is.
+func (w *fuzzWorker) overHTTP1(message *contract.Message, wire []byte) (*http.Response, []byte, error) {
+	if w.conn == nil {
+		if err := w.dial(); err != nil {
+			return nil, nil, err
+		}
+	}
 	must(w.f.t, w.conn.SetDeadline(time.Now().Add(patience)))
 	_, sent := w.conn.Write(wire) // an answer may come before all was sent, and the connection end with it
 	if message.Last && sent == nil {
@@ -94,20 +177,12 @@ func (w *fuzzWorker) exchange(message *contract.Message) (*contract.Exchange, er
 	}
 	response, body, err := w.read(message)
 	if err != nil {
-		return nil, fmt.Errorf("%w (sent: %v)", err, sent)
+		return nil, nil, fmt.Errorf("%w (sent: %v)", err, sent)
 	}
-	if response.Close || message.Last || sent != nil {
+	if response.Close || message.Last || sent != nil || isStream(response) {
 		w.hangUp()
 	}
-	if response.Header.Get("X-Request-Id") == "" {
-		return nil, belowHandlers(message, response, body)
-	}
-	x := &contract.Exchange{Status: response.StatusCode, Header: response.Header, Body: body}
-	if x.Request, err = http.ReadRequest(bufio.NewReader(bytes.NewReader(wire))); err != nil {
-		return nil, fmt.Errorf("a handler answered what is no request: %w", err)
-	}
-	x.RequestBody, _ = io.ReadAll(x.Request.Body) // where it does not come whole, so it did at the server
-	return x, nil
+	return response, body, nil
 }
 
 // read reads an answer, and of a stream its first bytes.
@@ -121,11 +196,10 @@ func (w *fuzzWorker) read(message *contract.Message) (response *http.Response, b
 			break
 		}
 	}
-	if strings.HasPrefix(response.Header.Get("Content-Type"), "text/event-stream") {
+	if isStream(response) {
 		must(w.f.t, w.conn.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
 		body = make([]byte, 512)
 		n, _ := response.Body.Read(body) // a stream may have nothing to say
-		w.hangUp()
 		return response, body[:n], nil
 	}
 	body, err = io.ReadAll(response.Body)
