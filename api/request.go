@@ -190,14 +190,28 @@ func orNone(names []string) string {
 // operationOf finds the contract's operation for a request, "" where there is none.
 func operationOf(routes chi.Routes, r *http.Request) string {
 	rctx := chi.NewRouteContext()
-	path := r.URL.Path
-	if r.URL.RawPath != "" {
-		path = r.URL.RawPath
-	}
-	if !routes.Match(rctx, r.Method, path) {
+	if !routes.Match(rctx, r.Method, routePath(r)) {
 		return ""
 	}
 	return r.Method + " " + rctx.RoutePattern()
+}
+
+// routePath is the path that a request is routed by.
+func routePath(r *http.Request) string {
+	if r.URL.RawPath != "" {
+		return r.URL.RawPath
+	}
+	return r.URL.Path
+}
+
+// methodsOf lists the methods of a request's path: a 405 has to say them (RFC 9110, section 15.5.6).
+func methodsOf(routes chi.Routes, r *http.Request) (methods []string) {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if routes.Match(chi.NewRouteContext(), method, routePath(r)) {
+			methods = append(methods, method)
+		}
+	}
+	return methods
 }
 
 // wants chooses the form of an answer among those that there are; a caller that accepts none is refused.

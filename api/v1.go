@@ -68,7 +68,11 @@ func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
 	}
 	router.Use(v.begin(router), identify, checkForm(answer))
 	router.NotFound(refuse(notFound, "the contract has no such path: see /openapi.yaml"))
-	router.MethodNotAllowed(refuse(methodNotAllowed, "the path is known, and not with this method: see /openapi.yaml"))
+	notAllowed := refuse(methodNotAllowed, "the path is known, and not with this method: see /openapi.yaml")
+	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", strings.Join(methodsOf(router, r), ", "))
+		notAllowed(w, r)
+	})
 	router.Get("/", v.index)
 	strict := contract.NewStrictHandlerWithOptions(v, nil, contract.StrictHTTPServerOptions{
 		RequestErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -139,7 +141,22 @@ func (c *Contract) checkElsewhere(x *Exchange) error {
 	if err := c.doc.Components.Schemas["Problem"].Value.VisitJSON(value, append(c.options.SchemaValidationOptions, openapi3.EnableJSONSchema2020())...); err != nil {
 		return err
 	}
+	if x.Status == http.StatusMethodNotAllowed {
+		if allowed := strings.Join(c.methods(x.Request.URL), ", "); allowed != "" && x.Header.Get("Allow") != allowed {
+			return fmt.Errorf("Allow is %q, the contract says %q", x.Header.Get("Allow"), allowed)
+		}
+	}
 	return checkProblem(x)
+}
+
+// methods lists those of a path's operations.
+func (c *Contract) methods(u *url.URL) (methods []string) {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if o, _ := c.Find(method, u); o != nil {
+			methods = append(methods, method)
+		}
+	}
+	return methods
 }
 
 const problemType = "application/problem+json"

@@ -87,6 +87,8 @@ func TestCheck(t *testing.T) {
 		"taken, no body":       {exchange("POST /v1/certificates/7/revoke", "", 200, js, record), "does not allow the request"},
 		"taken, body too much": {exchange("GET /v1/certificates/7", "{}", 200, js, record), "does not allow the request"},
 		"taken, bad header":    {asked(exchange("POST /v1/certificates/7/renew", "", 201, "application/pem-certificate-chain", ""), "Idempotency-Key", "a b"), "does not allow the request"},
+		"405":                  {withHeader(exchange("PUT /v1/certificates", "", 405, pj, strings.Replace(problem, "404", "405", 1)), "Allow", "GET, POST"), ""},
+		"405 without Allow":    {exchange("PUT /v1/ca", "", 405, pj, strings.Replace(problem, "404", "405", 1)), "Allow"},
 		"success elsewhere":    {exchange("GET /v2", "", 200, js, "{}"), "no such operation"},
 		"words elsewhere":      {exchange("GET /v2", "", 404, text, "404 page not found"), "Content-Type"},
 		"problem elsewhere":    {exchange("GET /v2", "", 404, pj, `{"status": 404}`), "type"},
