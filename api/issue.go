@@ -161,7 +161,11 @@ func (v *V1) once(ctx context.Context, key *string, o *asked, prepare func() err
 		return nil, err
 	}
 	defer release()
-	request := issuer.Request{Service: o.service, Reason: o.reason, Caller: fromContext(ctx).caller.Name}
+	caller := &fromContext(ctx).caller
+	request := issuer.Request{Service: o.service, Reason: o.reason, Caller: caller.Name}
+	if caller.Certificate != nil {
+		request.Bearer = issuer.SerialString(caller.Certificate)
+	}
 	if key != nil {
 		if request.Once, err = onceOf(ctx, *key); err != nil {
 			return nil, err
@@ -224,6 +228,8 @@ func issueProblem(err error) error {
 	switch {
 	case errors.As(err, &other):
 		return keyRefused.because(other.Error()+": send a CSR of such a key", "/csr").caused(err)
+	case errors.Is(err, issuer.ErrBearerRevoked):
+		return unauthenticated.because("the client certificate is revoked").caused(err)
 	case errors.Is(err, issuer.ErrUnknownService):
 		return notFound.because("the catalogue has no such service", "/service")
 	}

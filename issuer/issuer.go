@@ -50,6 +50,7 @@ type Request struct {
 	Reason    string // why it is issued: kept in the record
 	Caller    string // who asks, and gets it; "" where it is for the service's place
 	Once      *Once  // nil where each request is one of its own
+	Bearer    string // serial of the certificate of this CA by which the caller is known; "" where it presents none
 }
 
 // A Leaf is a recorded certificate.
@@ -128,7 +129,7 @@ func (i *Issuer) Issue(req Request, now time.Time) (*Leaf, error) {
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: %w", req.Service, err)
 	}
-	leaf, err := i.commit(cert, record, req.once(now), now)
+	leaf, err := i.commit(req, cert, record, now)
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: record: %w", req.Service, err)
 	}
@@ -232,10 +233,15 @@ func sameNames(cert *x509.Certificate, want profile.Identity) error {
 	return nil
 }
 
-// commit records the certificate, and that its request is answered, and makes the Leaf that carries it out. Its key is
-// admitted in the same transaction: whatever is revoked or issued at the same time, one of the two sees the other.
-func (i *Issuer) commit(cert *x509.Certificate, record Record, answered *answer, now time.Time) (*Leaf, error) {
+// commit records the certificate, and that its request is answered, and makes the Leaf that carries it out. Its key and
+// the bearer are admitted in the same transaction: whatever is revoked or issued at the same time, one of the two sees
+// the other.
+func (i *Issuer) commit(req Request, cert *x509.Certificate, record Record, now time.Time) (*Leaf, error) {
+	answered := req.once(now)
 	err := i.store.Update(func(w store.Writer) error {
+		if err := admitBearer(w, req.Bearer); err != nil {
+			return err
+		}
 		if err := admitKey(w, i.Authority(), record.Service, cert.RawSubjectPublicKeyInfo, now); err != nil {
 			return err
 		}
