@@ -2,11 +2,13 @@ package api
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/profile"
@@ -48,4 +50,36 @@ func TestRevokedWhileSending(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOwnIsNobodys: not even an operator gets a certificate with which it could pass for this server.
+func TestOwnIsNobodys(t *testing.T) {
+	d := newDesk(t)
+	own := issuer.SerialString(d.cert.current.Load().Leaf)
+	before := d.records(t)
+	d.ask(t, nil, deskToken, "POST", "/v1/certificates/"+own+"/renew", `{"csr": `+newQuotedCSR(t)+`}`).refused(t, forbidden)
+	if n := d.records(t); n != before {
+		t.Errorf("%d records, want %d", n, before)
+	}
+}
+
+// TestEndedIsNotRenewed: a certificate renews until it is revoked or expired, whoever asks.
+func TestEndedIsNotRenewed(t *testing.T) {
+	d := newDesk(t)
+	renew := func(held *tls.Certificate) deskAnswer {
+		return d.ask(t, nil, deskToken, "POST", "/v1/certificates/"+issuer.SerialString(held.Leaf)+"/renew", `{"csr": `+newQuotedCSR(t)+`}`)
+	}
+	revoked, expired := d.hold(t, "envoy"), d.hold(t, "envoy")
+	renew(revoked).issued(t)
+	if _, err := d.Issuer.Revoke(issuer.SerialString(revoked.Leaf), profile.Superseded, "test", d.Now()); err != nil {
+		t.Fatal(err)
+	}
+	renew(revoked).refused(t, conflict)
+	d.turn(200 * time.Hour)
+	if err := d.cert.Renew(); err != nil {
+		t.Fatal(err)
+	}
+	renew(expired).issued(t)
+	d.turn(41 * time.Hour)
+	renew(expired).refused(t, conflict)
 }

@@ -297,6 +297,14 @@ func (v *V1) readRenewal(ctx context.Context, r contract.RenewCertificateRequest
 		return nil, err
 	}
 	record := leaf.Record()
+	switch {
+	case record.Service == OwnService: // who has one can pass for this server
+		return nil, forbidden.because("the API's own certificate is nobody's to ask for: the server renews it itself", "serial")
+	case record.Revoked != nil:
+		return nil, conflict.because("the certificate is revoked, and is not renewed: ask for a new one with POST /v1/certificates", "serial")
+	case v.Now().After(record.NotAfter):
+		return nil, conflict.because("the certificate has expired, and is not renewed: ask for a new one with POST /v1/certificates", "serial")
+	}
 	o := &asked{service: record.Service, reason: "renewal of " + record.Serial}
 	if r.Body != nil && r.Body.Csr != nil {
 		o.csr = *r.Body.Csr
