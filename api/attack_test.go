@@ -83,3 +83,19 @@ func TestEndedIsNotRenewed(t *testing.T) {
 	d.turn(41 * time.Hour)
 	renew(expired).refused(t, conflict)
 }
+
+// TestAnotherOfThatName: a service's name that another has taken gives the holders of its certificates nothing of that
+// one. What they hold they can still revoke.
+func TestAnotherOfThatName(t *testing.T) {
+	d := newDesk(t)
+	held, ask := d.hold(t, "envoy"), newAsk(t, "bookapi")
+	path := "/v1/certificates/" + issuer.SerialString(held.Leaf)
+	d.ask(t, held, "", "POST", "/v1/certificates", ask).issued(t)
+	d.ask(t, held, "", "POST", path+"/renew", "").issued(t)
+	d.Issuer.SetCatalogue([]issuer.Policy{deskPolicy("envoy", "another"), deskPolicy("bookapi", "default")})
+	d.ask(t, held, "", "POST", "/v1/certificates", ask).refused(t, forbidden)
+	d.ask(t, held, "", "POST", path+"/renew", "").refused(t, forbidden)
+	if a := d.ask(t, held, "", "POST", path+"/revoke", `{"reason": "cessationOfOperation"}`); a.status != http.StatusOK {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}

@@ -310,6 +310,11 @@ func (v *V1) readRenewal(ctx context.Context, r contract.RenewCertificateRequest
 		o.csr = *r.Body.Csr
 	}
 	itself := caller.Certificate != nil && caller.Certificate.Equal(leaf.Certificate())
+	if itself && caller.Service == "" { // what it was issued for is another's by now
+		if _, err := v.mayAsk(ctx, record.Service, VerbCreate); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case !itself && o.csr == "":
 		return nil, badRequest.because("a csr is needed, unless the certificate itself is presented", "/csr")
