@@ -99,3 +99,11 @@ func TestAnotherOfThatName(t *testing.T) {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 }
+
+// TestQueryCannotBeRead: what is no query is refused, instead of answered as if it were not there.
+func TestQueryCannotBeRead(t *testing.T) {
+	d := newDesk(t)
+	for _, query := range []string{"service%zz=envoy", "service=%zz", "limit=2;limit=3", "limit=2&%"} {
+		d.ask(t, nil, deskToken, "GET", "/v1/certificates?"+query, "").refused(t, badRequest)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -78,7 +79,10 @@ func (f form) checkQuery(r *http.Request) error {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
-	values := r.URL.Query()
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // URL.Query would leave out what it cannot read
+		return badRequest.because("the query cannot be read: parameters are name=value, percent-encoded, and separated by &")
+	}
 	for name, given := range values {
 		switch {
 		case !slices.Contains(f.query, name):
@@ -86,9 +90,6 @@ func (f form) checkQuery(r *http.Request) error {
 		case len(given) != 1:
 			return badRequest.because("query parameter "+name+" is given more than once", name)
 		}
-	}
-	if strings.Contains(r.URL.RawQuery, ";") {
-		return badRequest.because("parameters are separated by &, not by ;")
 	}
 	return nil
 }
