@@ -107,3 +107,18 @@ func TestQueryCannotBeRead(t *testing.T) {
 		d.ask(t, nil, deskToken, "GET", "/v1/certificates?"+query, "").refused(t, badRequest)
 	}
 }
+
+// TestLogTellsNothing: what a caller sends in the wrong place is not in the log. From where it was sent is.
+func TestLogTellsNothing(t *testing.T) {
+	d := newDesk(t)
+	d.ask(t, nil, deskToken, "GET", "/v1/certificates?expiresBefore=hunter2", "").refused(t, badRequest)
+	d.ask(t, nil, deskToken, "GET", "/v1/certificates?limit=hunter2", "").refused(t, badRequest)
+	d.ask(t, nil, "hunter2", "GET", "/v1/certificates/hunter2?hunter2=1", "").refused(t, unauthenticated)
+	d.ask(t, nil, deskToken, "GET", "/v1/certificates/hunter2?hunter2=1", "").refused(t, badRequest)
+	d.ask(t, nil, deskToken, "POST", "/v1/certificates", `{"service": "envoy", "csr": "hunter2"}`, "Idempotency-Key", "hunter2").refused(t, csrMalformed)
+	d.ask(t, nil, deskToken, "HUNTER2", "/v1/ca", "").refused(t, methodNotAllowed)
+	log := d.log.String()
+	if n := strings.Count(log, "from=127.0.0.1:"); n != 6 || strings.Contains(strings.ToLower(log), "hunter2") {
+		t.Errorf("%d of 6 refusals tell from where in the log\n%s", n, log)
+	}
+}

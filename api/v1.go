@@ -80,7 +80,8 @@ func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
 		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) { answer(w, r, badParameter(err)) }})
 }
 
-// badParameter names a parameter that could not be read, and nothing of its value.
+// badParameter names a parameter that could not be read, and nothing of its value: not to the log either, since what is
+// sent in the wrong place may be a secret.
 func badParameter(err error) *problem {
 	name := ""
 	switch e := err.(type) {
@@ -93,7 +94,7 @@ func badParameter(err error) *problem {
 	case *contract.UnescapedCookieParamError:
 		name = e.ParamName
 	}
-	p := badRequest.because("a parameter is not of the form that the contract says").caused(err)
+	p := badRequest.because("a parameter is not of the form that the contract says")
 	if name != "" {
 		p.pointers = []string{name}
 	}
