@@ -2,10 +2,13 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -120,5 +123,35 @@ func TestLogTellsNothing(t *testing.T) {
 	log := d.log.String()
 	if n := strings.Count(log, "from=127.0.0.1:"); n != 6 || strings.Contains(strings.ToLower(log), "hunter2") {
 		t.Errorf("%d of 6 refusals tell from where in the log\n%s", n, log)
+	}
+}
+
+// TestReadinessTellsNobody: who is nobody learns no path and no error; the owner does.
+func TestReadinessTellsNobody(t *testing.T) {
+	d := newDesk(t)
+	d.Engine, d.ready.engine = unready{}, unready{}
+	if a := d.ask(t, nil, "", "GET", "/readyz", ""); a.status != http.StatusServiceUnavailable || strings.Contains(a.body, "secret") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	answer := httptest.NewRecorder()
+	d.Owner().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/readyz", http.NoBody))
+	if answer.Code != http.StatusServiceUnavailable || !strings.Contains(answer.Body.String(), "/secret") {
+		t.Errorf("%d %s", answer.Code, answer.Body)
+	}
+}
+
+// unready is an engine that cannot work.
+type unready struct{ still }
+
+func (unready) Ready(context.Context) error { return errors.New("open /secret: permission denied") }
+
+// TestUnwantedBody: of a body that is not wanted nothing is kept, however much of it there is.
+func TestUnwantedBody(t *testing.T) {
+	d := newDesk(t)
+	body := strings.NewReader(strings.Repeat("x", maxBody))
+	answer := httptest.NewRecorder()
+	d.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/v1/ca/bundle.pem", body))
+	if read := maxBody - body.Len(); answer.Code != http.StatusBadRequest || read > 1 {
+		t.Errorf("%d after %d bytes", answer.Code, read)
 	}
 }

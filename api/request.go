@@ -96,7 +96,11 @@ func (f form) checkQuery(r *http.Request) error {
 
 // checkBody reads the body whole, checks it, and leaves it for the decoder.
 func (f form) checkBody(r *http.Request) error {
-	body, err := io.ReadAll(r.Body)
+	limit := int64(maxBody) + 1
+	if f.fields == nil { // anybody may ask for what is public: nothing is kept of what is not wanted
+		limit = 1
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit))
 	var long *http.MaxBytesError
 	switch {
 	case errors.As(err, &long):

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -139,9 +140,12 @@ func (v *V1) GetHealth(context.Context, contract.GetHealthRequestObject) (contra
 	return contract.GetHealth200TextResponse("ok\n"), nil
 }
 
-// GetReadiness says what is away.
+// GetReadiness says what is away to the owner. Anybody may ask, and paths and the words of errors are not for anybody.
 func (v *V1) GetReadiness(ctx context.Context, _ contract.GetReadinessRequestObject) (contract.GetReadinessResponseObject, error) {
 	if err := v.ready.check(ctx); err != nil {
+		if !fromContext(ctx).caller.everything {
+			err = errors.New("/readyz on listen.metrics, and on the socket, says what is away")
+		}
 		return contract.GetReadiness503TextResponse("not ready: " + strings.ReplaceAll(err.Error(), "\n", "; ") + "\n"), nil
 	}
 	return contract.GetReadiness200TextResponse("ok\n"), nil
