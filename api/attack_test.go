@@ -20,15 +20,18 @@ import (
 // TestRevokedWhileSending: who is let in with its head, and revoked before its body has come, gets nothing.
 func TestRevokedWhileSending(t *testing.T) {
 	d := newDesk(t)
-	for path, body := range map[string]string{
-		"/v1/certificates/%s/renew": `{"csr": ` + newQuotedCSR(t) + `}`,
-		"/v1/certificates":          newAsk(t, "bookapi"),
+	for name, tt := range map[string]struct {
+		path, body string
+		want       kind
+	}{
+		"renew": {"/v1/certificates/%s/renew", `{"csr": ` + newQuotedCSR(t) + `}`, conflict},
+		"ask":   {"/v1/certificates", newAsk(t, "bookapi"), unauthenticated},
 	} {
-		t.Run(path, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			held := d.hold(t, "envoy")
-			path = strings.ReplaceAll(path, "%s", issuer.SerialString(held.Leaf))
+			path := strings.ReplaceAll(tt.path, "%s", issuer.SerialString(held.Leaf))
 			c := d.dial(t, held)
-			fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", path, len(body))
+			fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", path, len(tt.body))
 			in := bufio.NewReader(c)
 			if line, err := in.ReadString('\n'); err != nil || !strings.Contains(line, "100") { // the caller is known, its body is waited for
 				t.Fatal(line, err)
@@ -40,14 +43,14 @@ func TestRevokedWhileSending(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := d.records(t)
-			if _, err := io.WriteString(c, body); err != nil {
+			if _, err := io.WriteString(c, tt.body); err != nil {
 				t.Fatal(err)
 			}
 			response, err := http.ReadResponse(in, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			readAnswer(t, response).refused(t, unauthenticated)
+			readAnswer(t, response).refused(t, tt.want)
 			if n := d.records(t); n != before {
 				t.Errorf("%d records, want %d", n, before)
 			}
@@ -129,7 +132,7 @@ func TestLogTellsNothing(t *testing.T) {
 // TestReadinessTellsNobody: who is nobody learns no path and no error; the owner does.
 func TestReadinessTellsNobody(t *testing.T) {
 	d := newDesk(t)
-	d.Engine, d.ready.engine = unready{}, unready{}
+	d.ready.engine = unready{}
 	if a := d.ask(t, nil, "", "GET", "/readyz", ""); a.status != http.StatusServiceUnavailable || strings.Contains(a.body, "secret") {
 		t.Errorf("%d %s", a.status, a.body)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -40,6 +41,7 @@ type V1 struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 
+	begun   sync.Once
 	ready   readiness
 	signing chan struct{} // a place for each certificate that is being signed
 }
@@ -60,8 +62,10 @@ func (v *V1) Owner() http.Handler {
 }
 
 func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
-	v.ready.engine = v.Engine
-	v.signing = make(chan struct{}, signingAtOnce)
+	v.begun.Do(func() { // both doors share it, and the second is opened when the first is in use
+		v.ready.engine = v.Engine
+		v.signing = make(chan struct{}, signingAtOnce)
+	})
 	answer := answerError(v.Log)
 	router := chi.NewRouter()
 	refuse := func(k kind, why string) http.HandlerFunc {
