@@ -158,3 +158,16 @@ func TestUnwantedBody(t *testing.T) {
 		t.Errorf("%d after %d bytes", answer.Code, read)
 	}
 }
+
+// TestIssuerEnds: a CA that is at its end is told as that, and not as a disk that is full.
+func TestIssuerEnds(t *testing.T) {
+	d := newDesk(t)
+	d.turn(d.f.Authority.Issuing().Certificate.NotAfter.Sub(d.Now()) - time.Minute)
+	answer := httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodPost, "/v1/certificates", strings.NewReader(newAsk(t, "envoy")))
+	r.Header.Set("Content-Type", "application/json")
+	d.Owner().ServeHTTP(answer, r)
+	if answer.Code != http.StatusServiceUnavailable || !strings.Contains(answer.Body.String(), "the CA ends too soon") || answer.Header().Get("Retry-After") != "60" {
+		t.Errorf("%d %v %s", answer.Code, answer.Header(), answer.Body)
+	}
+}

@@ -233,6 +233,11 @@ func issueProblem(err error) error {
 	case errors.Is(err, issuer.ErrUnknownService):
 		return notFound.because("the catalogue has no such service", "/service")
 	}
+	if errors.Is(err, issuer.ErrIssuerEnds) {
+		p := unavailable.because("the CA ends too soon, or its clock is wrong, so nothing is signed until an operator has put that right: /readyz on listen.metrics says what is the matter").caused(err)
+		p.after = time.Minute
+		return p
+	}
 	return busy("no certificate could be made and recorded now, so none was given: try again", err)
 }
 

@@ -73,6 +73,9 @@ func (l *Leaf) Chain() []byte { return bytes.Clone(l.chain) }
 // ErrUnknownService is what Issue wraps where the catalogue has no such service.
 var ErrUnknownService = errors.New("the catalogue has no such service")
 
+// ErrIssuerEnds is what Issue wraps where the CA has ended, or would end before the certificate could be of use.
+var ErrIssuerEnds = errors.New("the CA ends too soon")
+
 // An Issuer issues below one authority into one store.
 type Issuer struct {
 	store     store.Store
@@ -148,7 +151,7 @@ func (i *Issuer) sign(req Request, now time.Time) (*x509.Certificate, Record, er
 	authority := i.Authority()
 	issuing := authority.Issuing()
 	if err := authority.CheckTime(now); err != nil {
-		return nil, Record{}, err
+		return nil, Record{}, fmt.Errorf("%w: %w", ErrIssuerEnds, err)
 	}
 	window, err := policyWindow(policy, issuing, now)
 	if err != nil {
@@ -296,8 +299,8 @@ func policyWindow(policy Policy, by *ca.IssuingCA, now time.Time) (profile.Windo
 	issuing := by.Certificate
 	w := profile.LeafWindow(now, policy.Lifetime, policy.Backdate, issuing)
 	if remaining := w.NotAfter.Sub(now); remaining < policy.MinRemaining {
-		return w, fmt.Errorf("%s ends at %s, which would leave %s: less than leaf.minRemaining %s",
-			issuing.Subject.CommonName, issuing.NotAfter.Format(time.RFC3339), max(remaining, 0).Round(time.Second), policy.MinRemaining)
+		return w, fmt.Errorf("%w: %s ends at %s, which would leave %s: less than leaf.minRemaining %s",
+			ErrIssuerEnds, issuing.Subject.CommonName, issuing.NotAfter.Format(time.RFC3339), max(remaining, 0).Round(time.Second), policy.MinRemaining)
 	}
 	return w, nil
 }
