@@ -203,7 +203,7 @@ func (v *V1) serviceOf(leaf *x509.Certificate, record *issuer.Record) string {
 func (v *V1) judgeClient(leaf *x509.Certificate, now time.Time) (*issuer.Record, error) {
 	no := func(why string) error { return unauthenticated.because("the client certificate " + why) }
 	switch {
-	case !v.Issuer.Authority().Signed(leaf):
+	case !v.signed.is(v.Issuer.Authority(), leaf):
 		return nil, no("is of another CA")
 	case leaf.IsCA:
 		return nil, no("is a CA's")

@@ -40,7 +40,7 @@ type desk struct {
 	log    lockedBuffer
 }
 
-func newDesk(t *testing.T) *desk {
+func newDesk(t testing.TB) *desk {
 	t.Helper()
 	now := time.Now().Truncate(time.Second)
 	d := &desk{f: catest.New(t, now)}
@@ -77,7 +77,7 @@ func (d *desk) turn(by time.Duration) {
 }
 
 // hold issues a certificate for a service's place, with its key.
-func (d *desk) hold(t *testing.T, service string) *tls.Certificate {
+func (d *desk) hold(t testing.TB, service string) *tls.Certificate {
 	t.Helper()
 	key, err := profile.ECDSAP256.Generate()
 	if err != nil {
@@ -102,7 +102,7 @@ func (d *desk) tls(held *tls.Certificate) *tls.Config {
 }
 
 // ask sends one request. Who has neither certificate nor token is nobody.
-func (d *desk) ask(t *testing.T, held *tls.Certificate, token, method, path, body string, headers ...string) deskAnswer {
+func (d *desk) ask(t testing.TB, held *tls.Certificate, token, method, path, body string, headers ...string) deskAnswer {
 	t.Helper()
 	request, err := http.NewRequest(method, d.server.URL+path, strings.NewReader(body))
 	if err != nil {
@@ -133,7 +133,7 @@ type deskAnswer struct {
 	body   string
 }
 
-func readAnswer(t *testing.T, r *http.Response) deskAnswer {
+func readAnswer(t testing.TB, r *http.Response) deskAnswer {
 	t.Helper()
 	defer r.Body.Close()
 	body, err := io.ReadAll(r.Body)
@@ -144,7 +144,7 @@ func readAnswer(t *testing.T, r *http.Response) deskAnswer {
 }
 
 // refused wants a problem of that kind.
-func (a deskAnswer) refused(t *testing.T, k kind) {
+func (a deskAnswer) refused(t testing.TB, k kind) {
 	t.Helper()
 	var p contract.Problem
 	if err := json.Unmarshal([]byte(a.body), &p); err != nil || a.status != k.status || p.Type != problemPrefix+k.name {
@@ -153,7 +153,7 @@ func (a deskAnswer) refused(t *testing.T, k kind) {
 }
 
 // issued wants a certificate.
-func (a deskAnswer) issued(t *testing.T) (c contract.IssuedCertificate) {
+func (a deskAnswer) issued(t testing.TB) (c contract.IssuedCertificate) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(a.body), &c); err != nil || a.status != http.StatusCreated {
 		t.Fatalf("%d %s, want a certificate", a.status, a.body)
@@ -162,7 +162,7 @@ func (a deskAnswer) issued(t *testing.T) (c contract.IssuedCertificate) {
 }
 
 // newCSR is a request for a new key.
-func newCSR(t *testing.T) (text string, key crypto.Signer) {
+func newCSR(t testing.TB) (text string, key crypto.Signer) {
 	t.Helper()
 	key, err := profile.ECDSAP256.Generate()
 	if err != nil {
@@ -176,20 +176,20 @@ func newCSR(t *testing.T) (text string, key crypto.Signer) {
 }
 
 // newQuotedCSR is one as a value in JSON.
-func newQuotedCSR(t *testing.T) string {
+func newQuotedCSR(t testing.TB) string {
 	t.Helper()
 	text, _ := newCSR(t)
 	return strconv.Quote(text)
 }
 
 // newAsk is the body of a request for a service's certificate.
-func newAsk(t *testing.T, service string) string {
+func newAsk(t testing.TB, service string) string {
 	t.Helper()
 	return `{"service": "` + service + `", "csr": ` + newQuotedCSR(t) + `}`
 }
 
 // records counts the certificates of the store.
-func (d *desk) records(t *testing.T) int {
+func (d *desk) records(t testing.TB) int {
 	t.Helper()
 	page, next, err := d.Issuer.List(issuer.Filter{}, 0, maxPage)
 	if err != nil || next != 0 {
@@ -199,7 +199,7 @@ func (d *desk) records(t *testing.T) int {
 }
 
 // dial opens a connection for a client that speaks by hand.
-func (d *desk) dial(t *testing.T, held *tls.Certificate) *tls.Conn {
+func (d *desk) dial(t testing.TB, held *tls.Certificate) *tls.Conn {
 	t.Helper()
 	conf := d.tls(held)
 	conf.NextProtos = []string{"http/1.1"}

@@ -43,6 +43,7 @@ type V1 struct {
 
 	begun   sync.Once
 	ready   readiness
+	signed  signed
 	signing chan struct{} // a place for each certificate that is being signed
 }
 
