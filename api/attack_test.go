@@ -171,3 +171,34 @@ func TestIssuerEnds(t *testing.T) {
 		t.Errorf("%d %v %s", answer.Code, answer.Header(), answer.Body)
 	}
 }
+
+// TestMakingKeys: keys are made a few at a time, so that all else goes on, and none for a caller who has gone.
+func TestMakingKeys(t *testing.T) {
+	d := newDesk(t)
+	before := d.records(t)
+	door := d.Owner()
+	ask := func(ctx context.Context) int {
+		answer := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/v1/certificates", strings.NewReader(`{"service": "pgadmin", "generateKey": true}`))
+		r.Header.Set("Content-Type", "application/json")
+		door.ServeHTTP(answer, r)
+		return answer.Code
+	}
+	for range cap(d.making) {
+		d.making <- struct{}{}
+	}
+	if code := ask(t.Context()); code != http.StatusServiceUnavailable {
+		t.Errorf("%d while all places are taken", code)
+	}
+	for range cap(d.making) {
+		<-d.making
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if code := ask(gone); code != http.StatusServiceUnavailable || d.records(t) != before {
+		t.Errorf("%d for a caller who has gone, %d records", code, d.records(t)-before)
+	}
+	if code := ask(t.Context()); code != http.StatusCreated {
+		t.Errorf("%d for one who waits", code)
+	}
+}

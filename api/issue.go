@@ -41,7 +41,7 @@ func (v *V1) IssueCertificate(ctx context.Context, r contract.IssueCertificateRe
 	}
 	issued, err := v.once(ctx, r.Params.IdempotencyKey, o, func() error {
 		if o.csr == "" {
-			return v.makeKey(o, grant)
+			return v.makeKey(ctx, o, grant)
 		}
 		return v.readCSR(o)
 	})
@@ -78,7 +78,7 @@ func (v *V1) read(ctx context.Context, body *contract.CertificateRequest) (*aske
 }
 
 // makeKey makes the order's key, where the policy permits it.
-func (v *V1) makeKey(o *asked, grant Grant) (err error) {
+func (v *V1) makeKey(ctx context.Context, o *asked, grant Grant) (err error) {
 	if !grant.GenerateKey {
 		return forbidden.because("the service's policy does not let the server make keys: send a csr, or have an operator set generateKey: true", "/generateKey")
 	}
@@ -86,8 +86,16 @@ func (v *V1) makeKey(o *asked, grant Grant) (err error) {
 	if !ok {
 		return notFound.because("the catalogue has no such service", "/service")
 	}
+	release, err := take(ctx, v.making, "too many keys are being made")
+	if err != nil {
+		return err
+	}
+	defer release()
 	if o.made, err = policy.Key.Generate(); err != nil {
 		return err
+	}
+	if ctx.Err() != nil { // nobody would have the key
+		return busy("the caller has gone", ctx.Err())
 	}
 	o.key = o.made.Public()
 	return nil
@@ -346,18 +354,24 @@ func (v *V1) enter(ctx context.Context) (release func(), err error) {
 	if err := v.admitted(); err != nil {
 		return nil, err
 	}
+	return take(ctx, v.signing, "too many certificates are being signed")
+}
+
+// take takes one of so many places, and waits for one a moment where there is none.
+func take(ctx context.Context, places chan struct{}, full string) (release func(), err error) {
+	release = func() { <-places }
 	select {
-	case v.signing <- struct{}{}:
-		return func() { <-v.signing }, nil
+	case places <- struct{}{}:
+		return release, nil
 	default:
 	}
 	wait := time.NewTimer(signingWait)
 	defer wait.Stop()
 	select {
-	case v.signing <- struct{}{}:
-		return func() { <-v.signing }, nil
+	case places <- struct{}{}:
+		return release, nil
 	case <-wait.C:
-		return nil, busy("too many certificates are being signed", nil)
+		return nil, busy(full, nil)
 	case <-ctx.Done():
 		return nil, busy("the caller has gone", ctx.Err())
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -45,6 +46,7 @@ type V1 struct {
 	ready   readiness
 	signed  signed
 	signing chan struct{} // a place for each certificate that is being signed
+	making  chan struct{} // a place for each key that is being made: one of RSA takes seconds of a processor
 }
 
 // Handler answers on TCP: whoever asks proves who it is.
@@ -66,6 +68,7 @@ func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
 	v.begun.Do(func() { // both doors share it, and the second is opened when the first is in use
 		v.ready.engine = v.Engine
 		v.signing = make(chan struct{}, signingAtOnce)
+		v.making = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	})
 	answer := answerError(v.Log)
 	router := chi.NewRouter()
