@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -13,8 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshca/meshca/ca/catest"
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/profile"
+	"github.com/meshca/meshca/store"
 )
 
 // TestRevokedWhileSending: who is let in with its head, and revoked before its body has come, gets nothing.
@@ -200,5 +203,24 @@ func TestMakingKeys(t *testing.T) {
 	}
 	if code := ask(t.Context()); code != http.StatusCreated {
 		t.Errorf("%d for one who waits", code)
+	}
+}
+
+// TestAdoptedIsFound: what is listed is found by its serial number too, and says who alone can revoke it.
+func TestAdoptedIsFound(t *testing.T) {
+	d := newDesk(t)
+	foreign := catest.NewForeign(t, "other", d.Now()).Leaf(t, "envoy", d.Now()).Certificate
+	err := d.f.Store.Update(func(w store.Writer) error {
+		return issuer.Adopt(w, "envoy", "here", []*x509.Certificate{foreign}, nil, 1)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := "/v1/certificates/" + issuer.SerialString(foreign)
+	if a := d.ask(t, nil, deskToken, "GET", path, ""); a.status != http.StatusOK || !strings.Contains(a.body, `"service":"envoy"`) {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := d.ask(t, nil, deskToken, "POST", path+"/revoke", `{"reason": "superseded"}`); !strings.Contains(a.body, issuer.ErrAdopted.Error()) {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
