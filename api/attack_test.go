@@ -224,3 +224,29 @@ func TestAdoptedIsFound(t *testing.T) {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 }
+
+// TestListsAreWrittenOnce: whoever asks for revocation lists is sent the same bytes, until one is revoked.
+func TestListsAreWrittenOnce(t *testing.T) {
+	d := newDesk(t)
+	get := func() (*byte, string) {
+		lists, err := d.Issuer.CRLs(d.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, tag := d.written.of("", lists, func() []byte { return issuer.PEM(lists) })
+		return &content[0], tag
+	}
+	first, tag := get()
+	if again, same := get(); again != first || same != tag {
+		t.Error("written again")
+	}
+	if a := d.ask(t, nil, "", "GET", "/v1/crl", "", "If-None-Match", tag); a.status != http.StatusNotModified || a.header.Get("Vary") != "Accept" {
+		t.Errorf("%d %v", a.status, a.header)
+	}
+	if _, err := d.Issuer.Revoke(issuer.SerialString(d.hold(t, "envoy").Leaf), profile.Superseded, "test", d.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, other := get(); other == tag {
+		t.Error("not written anew")
+	}
+}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"errors"
@@ -45,6 +46,7 @@ type V1 struct {
 	begun   sync.Once
 	ready   readiness
 	signed  signed
+	written written
 	signing chan struct{} // a place for each certificate that is being signed
 	making  chan struct{} // a place for each key that is being made: one of RSA takes seconds of a processor
 }
@@ -123,6 +125,7 @@ func (v *V1) begin(routes chi.Routes) func(http.Handler) http.Handler {
 			h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 			h.Set("Referrer-Policy", "no-referrer")
 			h.Set("Cache-Control", "no-store")
+			h.Set("Vary", "Accept") // also of a 304, which stands for one of several forms
 			defer func() {
 				switch failure := recover(); failure {
 				case nil:
@@ -161,7 +164,7 @@ func (v *V1) GetReadiness(ctx context.Context, _ contract.GetReadinessRequestObj
 
 // GetContract gives the contract.
 func (v *V1) GetContract(context.Context, contract.GetContractRequestObject) (contract.GetContractResponseObject, error) {
-	return contract.GetContract200ApplicationyamlResponse{Body: strings.NewReader(string(Contract)), ContentLength: int64(len(Contract))}, nil
+	return contract.GetContract200ApplicationyamlResponse{Body: bytes.NewReader(Contract), ContentLength: int64(len(Contract))}, nil
 }
 
 // index is a page for whoever opens the address in a browser.
