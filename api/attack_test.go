@@ -3,11 +3,14 @@ package api
 import (
 	"bufio"
 	"context"
+	"crypto/elliptic"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -249,4 +252,36 @@ func TestListsAreWrittenOnce(t *testing.T) {
 	if _, other := get(); other == tag {
 		t.Error("not written anew")
 	}
+}
+
+// TestOtherSignature: of an ECDSA signature anybody can compute a second one that is as good. A certificate with that is
+// of this CA by every verifier's word, and still nobody's here.
+func TestOtherSignature(t *testing.T) {
+	d := newDesk(t)
+	held := d.hold(t, "envoy")
+	var cert struct {
+		TBS       asn1.RawValue
+		Algorithm asn1.RawValue
+		Signature asn1.BitString
+	}
+	var signature struct{ R, S *big.Int }
+	_, err := asn1.Unmarshal(held.Leaf.Raw, &cert)
+	if err == nil {
+		_, err = asn1.Unmarshal(cert.Signature.Bytes, &signature)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature.S.Sub(elliptic.P256().Params().N, signature.S)
+	if cert.Signature.Bytes, err = asn1.Marshal(signature); err == nil {
+		cert.Signature.BitLength = 8 * len(cert.Signature.Bytes)
+		held.Certificate[0], err = asn1.Marshal(cert)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held.Leaf, err = x509.ParseCertificate(held.Certificate[0]); err != nil || !d.f.Authority.Signed(held.Leaf) {
+		t.Fatalf("the other signature is not good: %v", err)
+	}
+	d.ask(t, held, "", "GET", "/v1/ca", "").refused(t, unauthenticated)
 }
