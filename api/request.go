@@ -10,6 +10,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -80,7 +81,10 @@ func (f form) checkQuery(r *http.Request) error {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
-	values := r.URL.Query()
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // URL.Query would leave out what it cannot read
+		return badRequest.because("the query cannot be read: parameters are name=value, percent-encoded, and separated by &")
+	}
 	for name, given := range values {
 		switch {
 		case !slices.Contains(f.query, name):
@@ -90,9 +94,6 @@ func (f form) checkQuery(r *http.Request) error {
 		case slices.Contains(f.times, name) && !isInstant(given[0]):
 			return badRequest.because("query parameter "+name+" is no instant as RFC 3339 writes it, such as 2006-01-02T15:04:05Z", name)
 		}
-	}
-	if strings.Contains(r.URL.RawQuery, ";") {
-		return badRequest.because("parameters are separated by &, not by ;")
 	}
 	return nil
 }
@@ -105,7 +106,11 @@ func isInstant(s string) bool {
 
 // checkBody reads the body whole, checks it, and leaves it for the decoder.
 func (f form) checkBody(r *http.Request) error {
-	body, err := io.ReadAll(r.Body)
+	limit := int64(maxBody) + 1
+	if f.fields == nil { // anybody may ask for what is public: nothing is kept of what is not wanted
+		limit = 1
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit))
 	var long *http.MaxBytesError
 	switch {
 	case errors.As(err, &long):
