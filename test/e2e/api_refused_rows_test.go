@@ -51,7 +51,9 @@ func (b *badMesh) nameRows() (rows []badRow) {
 	must(b.t, err)
 	for _, name := range []string{"pgadmin", "pgadmin.default.svc", "bookapi.other.svc", "bookapi.default.svc.cluster.example", "kubernetes.default.svc", "kubernetes",
 		"localhost", "meshca.api", "svc", "a.bookapi", "bookapi-mcp-server", "xn--bookapi-0.svc", strings.Repeat("a.", 126) + "a"} {
-		rows = append(rows, b.asking("asks for "+name, b.csrOf(x509.CertificateRequest{DNSNames: []string{"bookapi", name}}, key), 403, "name-not-granted"))
+		row := b.asking("asks for "+name, b.csrOf(x509.CertificateRequest{DNSNames: []string{"bookapi", name}}, key), 403, "name-not-granted")
+		row.words = name
+		rows = append(rows, row)
 	}
 	for _, address := range []string{"10.96.0.1", "127.0.0.1", "::1", "169.254.169.254", "fd00::1"} {
 		rows = append(rows, b.asking("asks for "+address, b.csrOf(x509.CertificateRequest{IPAddresses: []net.IP{net.ParseIP(address)}}, key), 403, "name-not-granted"))
@@ -65,11 +67,11 @@ func (b *badMesh) nameRows() (rows []badRow) {
 	for i, service := range []string{"", "A", "a.b", "..", "../envoy", "bookapi ", " bookapi", "bookapi\x00", "bookapi\n", "böökapi", "*", "meshca.api", "bookapi/", "-a", "a-",
 		strings.Repeat("a", 64), "${SERVICE}", "<script>", "bookapi%00"} {
 		rows = append(rows, badRow{name: numbered("service", i), method: "POST", path: "/v1/certificates",
-			body: apiBody(b.t, map[string]any{"service": service, "csr": b.csr}), status: 400, kind: "bad-request", pointer: "/service"})
+			body: b.fields("service", service, "csr", b.csr), status: 400, kind: "bad-request", pointer: "/service"})
 	}
 	for _, service := range []string{"nobody", "book-api", "bookap", strings.Repeat("a", 63)} {
 		rows = append(rows, badRow{name: "no service " + service, method: "POST", path: "/v1/certificates",
-			body: apiBody(b.t, map[string]any{"service": service, "csr": b.csr}), status: 404, kind: "not-found", pointer: "/service"})
+			body: b.fields("service", service, "csr", b.csr), status: 404, kind: "not-found", pointer: "/service"})
 	}
 	return rows
 }
@@ -84,7 +86,7 @@ func (b *badMesh) keyRows() []badRow {
 	must(b.t, err)
 	csr := x509.CertificateRequest{Subject: pkix.Name{CommonName: "bookapi", Organization: []string{"system:masters"}}}
 	renewal := func(name, csr string) badRow {
-		return badRow{name: name, method: "POST", path: "/v1/certificates/" + b.serial + "/renew", body: apiBody(b.t, map[string]any{"csr": csr}),
+		return badRow{name: name, method: "POST", path: "/v1/certificates/" + b.serial + "/renew", body: b.fields("csr", csr),
 			status: 422, kind: "key-refused", pointer: "/csr"}
 	}
 	return []badRow{
@@ -143,8 +145,10 @@ func (b *badMesh) bodyRows() (rows []badRow) {
 	add("renewal without a CSR", renew, "", 400, "bad-request", "/csr")
 	add("renewal, empty", renew, "{}", 400, "bad-request", "/csr")
 	add("renewal of nothing", "/v1/certificates/abc/renew", "", 404, "not-found", "serial")
+	add("renewal of what is revoked", "/v1/certificates/"+b.revoked+"/renew", b.fields("csr", b.csr), 409, "conflict", "serial")
+	add("renewal of the API's own certificate", "/v1/certificates/"+b.own+"/renew", b.fields("csr", b.csr), 403, "forbidden", "serial")
 	for i, reason := range []string{"", "boredom", "KeyCompromise", "keycompromise", "cACompromise", "certificateHold", "removeFromCRL", "aACompromise", "1", "keyCompromise ", "keyCompromise\x00"} {
-		add(numbered("reason", i), revoke, apiBody(b.t, map[string]any{"reason": reason}), 400, "bad-request", "/reason")
+		add(numbered("reason", i), revoke, b.fields("reason", reason), 400, "bad-request", "/reason")
 	}
 	add("revoked for another reason", "/v1/certificates/"+b.revoked+"/revoke", `{"reason": "privilegeWithdrawn"}`, 409, "already-revoked", "")
 	for _, path := range []string{"/v1/certificates", renew, revoke} {
@@ -189,7 +193,7 @@ func (b *badMesh) parameterRows() (rows []badRow) {
 	}
 	rows = append(rows,
 		badRow{name: "Idempotency-Key of another body", method: "POST", path: "/v1/certificates", body: b.ask(b.csr), headers: []string{"Idempotency-Key", "used"}, status: 422, kind: "idempotency-key-reused", pointer: "Idempotency-Key"},
-		badRow{name: "Idempotency-Key of a renewal", method: "POST", path: "/v1/certificates/" + b.serial + "/renew", body: apiBody(b.t, map[string]any{"csr": b.csr}), headers: []string{"Idempotency-Key", "used"}, status: 422, kind: "idempotency-key-reused", pointer: "Idempotency-Key"},
+		badRow{name: "Idempotency-Key of a renewal", method: "POST", path: "/v1/certificates/" + b.serial + "/renew", body: b.fields("csr", b.csr), headers: []string{"Idempotency-Key", "used"}, status: 422, kind: "idempotency-key-reused", pointer: "Idempotency-Key"},
 		badRow{name: "Idempotency-Key of a made key", method: "POST", path: "/v1/certificates", body: `{"service": "timescaledb", "generateKey": true}`, headers: []string{"Idempotency-Key", "made"}, status: 409, kind: "key-not-retained", pointer: "Idempotency-Key"})
 	for i, media := range []string{"text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/problem+json", "application/jsonp", "json", "*/*", "application/json; a"} {
 		rows = append(rows, badRow{name: numbered("Content-Type", i), method: "POST", path: "/v1/certificates", body: b.ask(b.csr), headers: []string{"Content-Type", media}, status: 415, kind: "unsupported-media-type"})
@@ -236,11 +240,11 @@ func (b *badMesh) callerRows() (rows []badRow) {
 	serial := serialOf(b.envoy.cert.Leaf)
 	return append(rows,
 		badRow{name: "a service that is not listed", by: b.pgadmin, method: "POST", path: "/v1/certificates", body: b.ask(b.csr), status: 403, kind: "forbidden", pointer: "/service"},
-		badRow{name: "its own service, not listed", by: b.envoy, method: "POST", path: "/v1/certificates", body: apiBody(b.t, map[string]any{"service": "envoy", "csr": b.csr}), status: 403, kind: "forbidden", pointer: "/service"},
-		badRow{name: "a service that there is not", by: b.pgadmin, method: "POST", path: "/v1/certificates", body: apiBody(b.t, map[string]any{"service": "nobody", "csr": b.csr}), status: 403, kind: "forbidden", pointer: "/service"},
+		badRow{name: "its own service, not listed", by: b.envoy, method: "POST", path: "/v1/certificates", body: b.fields("service", "envoy", "csr", b.csr), status: 403, kind: "forbidden", pointer: "/service"},
+		badRow{name: "a service that there is not", by: b.pgadmin, method: "POST", path: "/v1/certificates", body: b.fields("service", "nobody", "csr", b.csr), status: 403, kind: "forbidden", pointer: "/service"},
 		badRow{name: "another's certificate", by: b.pgadmin, method: "GET", path: "/v1/certificates/" + b.serial, status: 404, kind: "not-found", pointer: "serial"},
 		badRow{name: "another's renewal", by: b.pgadmin, method: "POST", path: "/v1/certificates/" + serial + "/renew", status: 404, kind: "not-found", pointer: "serial"},
-		badRow{name: "another's renewal with a key of one's own", by: b.pgadmin, method: "POST", path: "/v1/certificates/" + serial + "/renew", body: apiBody(b.t, map[string]any{"csr": b.csr}), status: 404, kind: "not-found", pointer: "serial"},
+		badRow{name: "another's renewal with a key of one's own", by: b.pgadmin, method: "POST", path: "/v1/certificates/" + serial + "/renew", body: b.fields("csr", b.csr), status: 404, kind: "not-found", pointer: "serial"},
 		badRow{name: "another's revocation", by: b.pgadmin, method: "POST", path: "/v1/certificates/" + serial + "/revoke", body: `{"reason": "superseded"}`, status: 404, kind: "not-found", pointer: "serial"},
 		badRow{name: "another's list", by: b.pgadmin, method: "GET", path: "/v1/certificates?service=bookapi", status: 403, kind: "forbidden", pointer: "service"},
 		badRow{name: "another's service", by: b.pgadmin, method: "GET", path: "/v1/services/bookapi", status: 403, kind: "forbidden", pointer: "name"})

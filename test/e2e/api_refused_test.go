@@ -21,6 +21,7 @@ type badRow struct {
 	status             int
 	kind               string
 	pointer            string // "" where there is none
+	words              string // of the detail
 }
 
 // A badMesh is a running program with what bad requests refer to.
@@ -30,6 +31,7 @@ type badMesh struct {
 	csr                      string // good, its key certified for nobody
 	certified, compromised   string // CSRs of a key that another service has, and of one that was compromised
 	serial, revoked          string // of bookapi's certificates
+	own                      string // serial of the API's certificate
 	known                    map[string]string
 	nobody, foreign, expired *apiClient
 }
@@ -65,6 +67,9 @@ func (b *badMesh) refuses(t *testing.T, r *badRow) {
 	by := *cmp.Or(r.by, b.admin)
 	by.t = t
 	problem := by.do(r.method, r.path, r.body, r.headers...).refused(t, r.status, r.kind)
+	if !strings.Contains(problem.Detail, r.words) {
+		t.Errorf("%q does not say %q", problem.Detail, r.words)
+	}
 	if pointed := strings.Join(problem.Pointers, " "); r.pointer != pointed {
 		t.Errorf("%s points to %q, want %q", problem.Detail, pointed, r.pointer)
 	}
@@ -114,16 +119,26 @@ func newBadMesh(t *testing.T, m *Mesh, admin *apiClient) *badMesh {
 	admin.do("POST", "/v1/certificates", apiBody(t, map[string]any{"service": "bookapi", "csr": freshCSR()}), "Idempotency-Key", "used").certificate(t)
 	admin.do("POST", "/v1/certificates", `{"service": "timescaledb", "generateKey": true}`, "Idempotency-Key", "made").certificate(t)
 
+	var list struct{ Certificates []apiCertificate }
+	must(t, json.Unmarshal(admin.do("GET", "/v1/certificates", "").body, &list))
+	b.own = list.Certificates[slices.IndexFunc(list.Certificates, func(c apiCertificate) bool { return c.Service == "meshca.api" })].Serial
 	var ca struct{ Issuing []struct{ SKI string } }
 	must(t, json.Unmarshal(admin.do("GET", "/v1/ca", "").body, &ca))
 	b.known = map[string]string{"serial": b.serial, "name": "bookapi", "ski": ca.Issuing[0].SKI}
 	return b
 }
 
-// ask is the body of a request for bookapi.
-func (b *badMesh) ask(csr string) string {
-	return apiBody(b.t, map[string]any{"service": "bookapi", "csr": csr})
+// fields is a body of these: a name and a value, and so on.
+func (b *badMesh) fields(of ...string) string {
+	all := make(map[string]any)
+	for pair := range slices.Chunk(of, 2) {
+		all[pair[0]] = pair[1]
+	}
+	return apiBody(b.t, all)
 }
+
+// ask is the body of a request for bookapi.
+func (b *badMesh) ask(csr string) string { return b.fields("service", "bookapi", "csr", csr) }
 
 // asking is a row of a request for bookapi with this CSR.
 func (b *badMesh) asking(name, csr string, status int, kind string) badRow {

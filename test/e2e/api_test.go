@@ -188,7 +188,6 @@ func TestAPI(t *testing.T) {
 		t.Error("the bundle is not the services' ca.crt")
 	}
 	t.Run("Once", func(t *testing.T) { testOnce(t, m, &p, admin, ask, issued.Serial) })
-	t.Run("Refused", func(t *testing.T) { testAPIRefused(t, admin, ask) })
 	t.Run("Callers", func(t *testing.T) { testCallers(t, admin, m, ask, csr) })
 	t.Run("GeneratedKey", func(t *testing.T) { testGeneratedKey(t, admin) })
 	t.Run("Revoked", func(t *testing.T) { testRevoked(t, admin, m, pair, issued.Serial) })
@@ -210,62 +209,6 @@ func testOnce(t *testing.T, m *Mesh, p **Process, admin *apiClient, ask, serial 
 	other, _ := newCSR(t)
 	admin.do("POST", "/v1/certificates", apiBody(t, map[string]any{"service": "bookapi", "csr": other}), "Idempotency-Key", "one").
 		refused(t, http.StatusUnprocessableEntity, "idempotency-key-reused")
-}
-
-// testAPIRefused: what cannot be read or may not be is refused with a stable type, and nothing is recorded.
-func testAPIRefused(t *testing.T, admin *apiClient, ask string) {
-	before := admin.do("GET", "/v1/certificates?limit=500", "").body
-	stranger, _ := newCSR(t, "-addext", "subjectAltName=DNS:pgadmin")
-	if p := admin.do("POST", "/v1/certificates", apiBody(t, map[string]any{"service": "bookapi", "csr": stranger})).refused(t, 403, "name-not-granted"); !strings.Contains(p.Detail, "pgadmin") {
-		t.Errorf("%q does not name what was asked for", p.Detail)
-	}
-	weak, _ := newCSROf(t, "-newkey", "rsa:1024")
-	for name, tt := range map[string]struct {
-		method, path, body string
-		headers            []string
-		status             int
-		kind               string
-	}{
-		"no body":             {"POST", "/v1/certificates", "", nil, 415, "unsupported-media-type"},
-		"another media type":  {"POST", "/v1/certificates", ask, []string{"Content-Type", "text/plain"}, 415, "unsupported-media-type"},
-		"no JSON":             {"POST", "/v1/certificates", "{", nil, 400, "bad-request"},
-		"unknown field":       {"POST", "/v1/certificates", `{"service": "bookapi", "isCA": true}`, nil, 400, "bad-request"},
-		"field twice":         {"POST", "/v1/certificates", `{"service": "bookapi", "service": "envoy"}`, nil, 400, "bad-request"},
-		"field of other case": {"POST", "/v1/certificates", `{"Service": "bookapi"}`, nil, 400, "bad-request"},
-		"wrong type":          {"POST", "/v1/certificates", `{"service": 1}`, nil, 400, "bad-request"},
-		"more than one":       {"POST", "/v1/certificates", ask + ask, nil, 400, "bad-request"},
-		"too long":            {"POST", "/v1/certificates", `{"service": "` + strings.Repeat("a", 70000) + `"}`, nil, 413, "too-large"},
-		"no CSR":              {"POST", "/v1/certificates", `{"service": "bookapi"}`, nil, 400, "bad-request"},
-		"CSR and generateKey": {"POST", "/v1/certificates", `{"service": "timescaledb", "csr": "x", "generateKey": true}`, nil, 400, "bad-request"},
-		"generateKey refused": {"POST", "/v1/certificates", `{"service": "bookapi", "generateKey": true}`, nil, 403, "forbidden"},
-		"no CSR at all":       {"POST", "/v1/certificates", `{"service": "bookapi", "csr": "hello"}`, nil, 400, "csr-malformed"},
-		"weak key":            {"POST", "/v1/certificates", apiBody(t, map[string]any{"service": "bookapi", "csr": weak}), nil, 422, "key-refused"},
-		"unknown service":     {"POST", "/v1/certificates", strings.Replace(ask, "bookapi", "nobody", 1), nil, 404, "not-found"},
-		"own service":         {"POST", "/v1/certificates", strings.Replace(ask, "bookapi", "meshca.api", 1), nil, 400, "bad-request"},
-		"key of idempotency":  {"POST", "/v1/certificates", ask, []string{"Idempotency-Key", "a b"}, 400, "bad-request"},
-		"no such path":        {"GET", "/v2/certificates", "", nil, 404, "not-found"},
-		"no such method":      {"DELETE", "/v1/certificates", "", nil, 405, "method-not-allowed"},
-		"no such form":        {"GET", "/v1/ca", "", []string{"Accept", "text/html"}, 406, "not-acceptable"},
-		"unknown parameter":   {"GET", "/v1/certificates?page=2", "", nil, 400, "bad-request"},
-		"parameter twice":     {"GET", "/v1/certificates?limit=2&limit=3", "", nil, 400, "bad-request"},
-		"bad parameter":       {"GET", "/v1/certificates?limit=many", "", nil, 400, "bad-request"},
-		"unknown serial":      {"GET", "/v1/certificates/abc", "", nil, 404, "not-found"},
-		"no serial":           {"GET", "/v1/certificates/xyz", "", nil, 400, "bad-request"},
-		"unknown SKI":         {"GET", "/v1/crl/abcd", "", nil, 404, "not-found"},
-		"body of a GET":       {"GET", "/v1/ca", "{}", nil, 400, "bad-request"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			admin.do(tt.method, tt.path, tt.body, tt.headers...).refused(t, tt.status, tt.kind)
-		})
-	}
-	var seen struct{ Certificates []apiCertificate }
-	must(t, json.Unmarshal(before, &seen))
-	own := slices.IndexFunc(seen.Certificates, func(c apiCertificate) bool { return c.Service == "meshca.api" })
-	other, _ := newCSR(t)
-	admin.do("POST", "/v1/certificates/"+seen.Certificates[own].Serial+"/renew", apiBody(t, map[string]any{"csr": other})).refused(t, 403, "forbidden")
-	if after := admin.do("GET", "/v1/certificates?limit=500", "").body; !bytes.Equal(before, after) {
-		t.Errorf("something was recorded:\n%s\n%s", before, after)
-	}
 }
 
 // testCallers: nobody gets what is not granted.
