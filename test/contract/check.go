@@ -132,7 +132,7 @@ func (c *Contract) checkElsewhere(x *Exchange) error {
 	case x.Status < 400 || x.Status >= 500:
 		return errors.New("the contract has no such operation")
 	case x.Header.Get("Content-Type") != problemType:
-		return fmt.Errorf("Content-Type is %q", x.Header.Get("Content-Type"))
+		return fmt.Errorf("the media type is %q", x.Header.Get("Content-Type"))
 	}
 	var value any
 	if err := json.Unmarshal(x.Body, &value); err != nil {
@@ -143,7 +143,7 @@ func (c *Contract) checkElsewhere(x *Exchange) error {
 	}
 	if x.Status == http.StatusMethodNotAllowed {
 		if allowed := strings.Join(c.methods(x.Request.URL), ", "); allowed != "" && x.Header.Get("Allow") != allowed {
-			return fmt.Errorf("Allow is %q, the contract says %q", x.Header.Get("Allow"), allowed)
+			return fmt.Errorf("the header Allow is %q, the contract says %q", x.Header.Get("Allow"), allowed)
 		}
 	}
 	return checkProblem(x)

@@ -90,7 +90,7 @@ func TestCheck(t *testing.T) {
 		"405":                  {withHeader(exchange("PUT /v1/certificates", "", 405, pj, strings.Replace(problem, "404", "405", 1)), "Allow", "GET, POST"), ""},
 		"405 without Allow":    {exchange("PUT /v1/ca", "", 405, pj, strings.Replace(problem, "404", "405", 1)), "Allow"},
 		"success elsewhere":    {exchange("GET /v2", "", 200, js, "{}"), "no such operation"},
-		"words elsewhere":      {exchange("GET /v2", "", 404, text, "404 page not found"), "Content-Type"},
+		"words elsewhere":      {exchange("GET /v2", "", 404, text, "404 page not found"), "media type"},
 		"problem elsewhere":    {exchange("GET /v2", "", 404, pj, `{"status": 404}`), "type"},
 	} {
 		t.Run(name, func(t *testing.T) {

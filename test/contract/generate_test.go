@@ -21,7 +21,7 @@ func TestGenerate(t *testing.T) {
 	message := func(i uint64) *contract.Message { return c.Generate(rand.New(rand.NewPCG(1, i)), unknown) }
 	ways, operations := make(map[string]int), make(map[string]int)
 	spoilt, allowed := 0, 0
-	for i := range uint64(4000) {
+	for i := range uint64(2000) {
 		m := message(i)
 		wire := m.Wire("localhost")
 		if !bytes.Equal(wire, message(i).Wire("localhost")) {
