@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshca/meshca/api/client"
+)
+
+// Where a pod finds what it asks with: one projected volume holds the token (audience meshca) and the ConfigMap
+// meshca-ca.
+const (
+	mountedToken = "/var/run/secrets/meshca.io/token"
+	mountedCA    = "/var/run/secrets/meshca.io/ca.crt"
+)
+
+// usualConfig is the config file of the process that is asked where the command line does not say.
+const usualConfig = "meshca.yaml"
+
+// A door is the way by which a command asks the CA: over the network, or through the socket of a process on this
+// machine.
+type door struct {
+	config string
+	over   client.Config // its Socket comes from the config file
+}
+
+func (d *door) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&d.config, "config", "c", "", "ask the process on this machine that runs for this config `FILE` (default ./"+usualConfig+")")
+	f.StringVar(&d.over.Server, "server", "", "ask the API at this `URL`, https://HOST[:PORT]")
+	f.StringVar(&d.over.CAFile, "ca", "", "trust bundle of the server, a `FILE` in PEM (default "+mountedCA+" if it exists)")
+	f.StringVar(&d.over.CAFingerprint, "ca-fingerprint", "", "instead of --ca: SHA-256 of a root in `HEX`; the root is fetched from the server")
+	f.StringVar(&d.over.TokenFile, "token-file", "", "`FILE` with the caller's token (default "+mountedToken+" if it exists)")
+	f.StringVar(&d.over.CertFile, "cert", "", "instead of a token: client certificate of this CA, a `FILE` in PEM")
+	f.StringVar(&d.over.KeyFile, "key", "", "`FILE` with the client certificate's key")
+}
+
+// doorHelp is what the commands that ask say of how they do it.
+const doorHelp = `With --server the API is asked over the network; the server is trusted by --ca or --ca-fingerprint, the caller is
+known by a token or a client certificate. Without it, the process that runs for --config on this machine is asked
+through the socket beside its store, which makes its owner an operator.`
+
+// wrong is a command line that cannot be meant.
+func (d *door) wrong(why string) error {
+	return &failure{err: errors.New(why), code: exitUnknown, hints: []string{"meshca issue --help says how the CA is asked"}}
+}
+
+// remote says whether the network is asked.
+func (d *door) remote() bool { return d.over.Server != "" }
+
+// prove has the caller be known by a certificate, where the command line does not say otherwise.
+func (d *door) prove(certFile, keyFile string) {
+	if d.remote() && d.over.TokenFile == "" && d.over.CertFile == "" && d.over.KeyFile == "" {
+		d.over.CertFile, d.over.KeyFile = certFile, keyFile
+	}
+}
+
+// itself says whether the caller is known by that certificate, and by it alone.
+func (d *door) itself(certFile string) bool { return d.remote() && d.over.CertFile == certFile }
+
+// open makes the client. Nothing is asked yet.
+func (d *door) open() (*client.Client, error) {
+	over := d.over
+	if over.TokenFile != "" && over.CertFile != "" {
+		return nil, d.wrong("--token-file and --cert are two callers: leave one out")
+	}
+	switch {
+	case over.Server != "" && d.config != "":
+		return nil, d.wrong("--server and --config are two ways to ask: leave one out")
+	case over.Server != "":
+		if over.CAFile == "" && over.CAFingerprint == "" && exists(mountedCA) {
+			over.CAFile = mountedCA
+		}
+		if over.TokenFile == "" && over.CertFile == "" && exists(mountedToken) {
+			over.TokenFile = mountedToken
+		}
+	case over != client.Config{}:
+		return nil, d.wrong("--ca, --ca-fingerprint, --token-file, --cert and --key go with --server")
+	default:
+		if d.config == "" {
+			d.config = usualConfig
+			if !exists(usualConfig) {
+				return nil, d.wrong("whom to ask? neither --server nor --config is given, and there is no " + usualConfig + " here")
+			}
+		}
+		cfg, err := loadConfig(d.config)
+		if err != nil {
+			return nil, err
+		}
+		over.Socket = socketPath(cfg)
+	}
+	c, err := client.New(over)
+	if err != nil {
+		return nil, d.wrong(err.Error())
+	}
+	return c, nil
+}
+
+// refused is the failure for an error of the client's: the CA's no is 1, all else is that it could not be asked.
+func (d *door) refused(err error) error {
+	var problem *client.Problem
+	var root *client.UntrustedError
+	var cert *tls.CertificateVerificationError
+	f := &failure{err: err, code: exitUnknown}
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &problem):
+		if s := problem.Status; s >= 400 && s < 500 && s != http.StatusTooManyRequests {
+			f.code = exitNo
+		}
+		if problem.Status == http.StatusUnauthorized {
+			f.hints = d.whoAsks()
+		}
+	case !d.remote() && noProcess(err):
+		f.err = fmt.Errorf("no process runs for %s: %w", d.config, err)
+		f.hints = []string{"meshca serve --config " + d.config}
+	case errors.As(err, &root):
+		f.hints = []string{"this is not the CA that was meant, or its root has been rotated: openssl x509 -noout -fingerprint -sha256 -in ca.crt prints a root's"}
+	case errors.As(err, &cert):
+		f.hints = []string{"somebody else answers there, or the trust bundle is another CA's: no credentials were sent"}
+	case errors.Is(err, context.Canceled):
+		f.err = errors.New("interrupted")
+	}
+	return f
+}
+
+// whoAsks says how the caller can be known who is not.
+func (d *door) whoAsks() []string {
+	switch {
+	case d.over.CertFile != "":
+		return []string{"a certificate that has expired or was revoked proves nothing any more: meshca issue gets another one"}
+	case d.over.TokenFile == "" && !exists(mountedToken):
+		return []string{"say who asks: --token-file FILE, or --cert FILE --key FILE"}
+	}
+	return nil
+}
+
+// noProcess says whether nobody listens at a socket.
+func noProcess(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
