@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -46,7 +48,7 @@ func listen(t *testing.T, of verify.Service, bundle []byte) *listener {
 	l := &listener{bundle: bundle}
 	l.Server = httptest.NewUnstartedServer(http.HandlerFunc(l.answer))
 	l.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequestClientCert}
-	l.Config.ErrorLog = nil
+	l.Config.ErrorLog = log.New(io.Discard, "", 0) // clients end connections on purpose
 	l.StartTLS()
 	t.Cleanup(l.Close)
 	return l
