@@ -31,7 +31,7 @@ func (m material) equal(o material) bool {
 func (c *Client) try(request *http.Request) (*http.Response, error) {
 	transport, err := c.connections(request.Context())
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.host, err)
+		return nil, err
 	}
 	if c.config.TokenFile != "" {
 		token, err := readToken(c.config.TokenFile)

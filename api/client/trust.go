@@ -34,7 +34,7 @@ func FetchRoot(ctx context.Context, server, fingerprint string) ([]byte, error) 
 	}
 	bundle, err := fetchUnverified(ctx, "https://"+u.Host+"/v1/ca/bundle.pem")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("fetch the trust bundle of %s: %w", u.Host, err)
 	}
 	var seen []string
 	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
@@ -44,11 +44,12 @@ func FetchRoot(ctx context.Context, server, fingerprint string) ([]byte, error) 
 		}
 		seen = append(seen, sha256Of(block.Bytes))
 	}
-	return nil, &finalError{&UntrustedError{Wanted: colons(wanted[:]), Seen: seen}}
+	return nil, &finalError{&UntrustedError{Server: u.Host, Wanted: colons(wanted[:]), Seen: seen}}
 }
 
 // An UntrustedError says that a server's bundle does not hold the root that was named.
 type UntrustedError struct {
+	Server string   // its host and port
 	Wanted string   // SHA-256, as openssl x509 -fingerprint -sha256 prints it
 	Seen   []string // those of its bundle
 }
@@ -61,7 +62,7 @@ func (e *UntrustedError) Error() string {
 	case n > 0:
 		seen = strings.Join(e.Seen, ", ")
 	}
-	return fmt.Sprintf("the server's bundle holds no root with SHA-256 %s: it holds %s", e.Wanted, seen)
+	return fmt.Sprintf("the trust bundle of %s holds no root with SHA-256 %s: it holds %s", e.Server, e.Wanted, seen)
 }
 
 // fetchUnverified fetches from whoever answers there. Nothing secret may be sent so, and nothing that comes may be
@@ -80,18 +81,18 @@ func fetchUnverified(ctx context.Context, address string) ([]byte, error) {
 	}
 	response, err := transport.RoundTrip(request) // which follows nobody elsewhere
 	if err != nil {
-		return nil, fmt.Errorf("fetch the trust bundle: %w", err)
+		return nil, plain(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("fetch the trust bundle: the answer is %s", oneLine(response.Status))
+		return nil, fmt.Errorf("the answer is %s", oneLine(response.Status))
 	}
 	bundle, err := io.ReadAll(io.LimitReader(response.Body, maxBundle+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("fetch the trust bundle: %w", err)
+		return nil, err
 	case len(bundle) > maxBundle:
-		return nil, &finalError{fmt.Errorf("fetch the trust bundle: it is longer than %d bytes", maxBundle)}
+		return nil, &finalError{fmt.Errorf("it is longer than %d bytes", maxBundle)}
 	}
 	return bundle, nil
 }
