@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -275,6 +276,47 @@ func TestConfig(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := client.New(tt.config)
 			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("error %v, want %q", err, tt.err)
+			}
+		})
+	}
+}
+
+// TestCheck: a certificate that does not go with the key, or with the bundle beside it, is not used.
+func TestCheck(t *testing.T) {
+	ours, theirs := mesh.NewCA(t, "ours"), mesh.NewCA(t, "theirs")
+	below := ours.Below(t, "issuing")
+	one, two := below.Service(t, "one"), below.Service(t, "two")
+	serverOnly := below.Service(t, "one", func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] })
+	issued := func(s verify.Service, above, bundle []byte) *client.IssuedCertificate {
+		pair, err := tls.X509KeyPair(s.Cert, s.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &client.IssuedCertificate{Chain: string(s.Cert) + string(above), Ca: string(bundle), NotBefore: pair.Leaf.NotBefore, NotAfter: pair.Leaf.NotAfter}
+	}
+	key := func(s verify.Service) crypto.PublicKey {
+		pair, err := tls.X509KeyPair(s.Cert, s.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pair.Leaf.PublicKey
+	}
+	for name, tt := range map[string]struct {
+		issued *client.IssuedCertificate
+		key    crypto.PublicKey
+		err    string
+	}{
+		"good":             {issued(one, below.PEM(), ours.PEM()), key(one), ""},
+		"another key":      {issued(one, below.PEM(), ours.PEM()), key(two), "another key"},
+		"another root":     {issued(one, below.PEM(), theirs.PEM()), key(one), "does not hold"},
+		"no issuing CA":    {issued(one, nil, ours.PEM()), key(one), "does not hold"},
+		"no bundle":        {issued(one, below.PEM(), nil), key(one), "trust bundle"},
+		"for servers only": {issued(serverOnly, below.PEM(), ours.PEM()), key(serverOnly), "does not hold"},
+		"nothing":          {&client.IssuedCertificate{}, key(one), "no certificate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := tt.issued.Check(tt.key); (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("error %v, want %q", err, tt.err)
 			}
 		})
