@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"syscall"
@@ -172,5 +173,49 @@ func TestProblemIsALine(t *testing.T) {
 	}
 	if p.Kind() != "forbidden" || (&Problem{Type: "about:blank"}).Kind() != "" {
 		t.Error("the kind is not the type's name")
+	}
+}
+
+// TestPages: a list goes on from page to page, for as long as somebody wants more of it, and ends with an error.
+func TestPages(t *testing.T) {
+	pages := map[string]attempt{
+		"":  {status: 200, body: `{"certificates": [{"serial": "a"}, {"serial": "b"}], "next": "1"}`},
+		"1": {status: 200, body: `{"certificates": [], "next": "2"}`},
+		"2": {status: 200, body: `{"certificates": [{"serial": "c"}], "next": "3"}`},
+		"3": {status: 403, body: `{"type": "urn:meshca:problem:forbidden", "detail": "no more"}`},
+	}
+	var asked []string
+	raw, err := NewClientWithResponses("http://script", WithHTTPClient(&retrier{try: func(r *http.Request) (*http.Response, error) {
+		asked = append(asked, r.URL.RawQuery)
+		return (&script{answers: []attempt{pages[r.URL.Query().Get("cursor")]}}).try(r)
+	}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, service := &Client{raw: raw}, "bookapi"
+	list := func(most int) (serials []string, last error) {
+		asked = nil
+		for certificate, err := range c.Certificates(t.Context(), ListCertificatesParams{Service: &service}) {
+			if err != nil {
+				last = err
+				continue
+			}
+			if serials = append(serials, certificate.Serial); len(serials) == most {
+				break
+			}
+		}
+		return serials, last
+	}
+	if serials, err := list(2); err != nil || !slices.Equal(serials, []string{"a", "b"}) || len(asked) != 1 {
+		t.Errorf("%q, %v, asked %q", serials, err, asked)
+	}
+	want := []string{"service=bookapi", "cursor=1&service=bookapi", "cursor=2&service=bookapi", "cursor=3&service=bookapi"}
+	if serials, err := list(0); err == nil || !slices.Equal(serials, []string{"a", "b", "c"}) || len(asked) != len(want) {
+		t.Errorf("%q, %v, asked %q", serials, err, asked)
+	}
+	for i, query := range asked {
+		if values, err := url.ParseQuery(query); err != nil || values.Encode() != want[i] {
+			t.Errorf("request %d asks for %q, want %q", i, query, want[i])
+		}
 	}
 }

@@ -114,7 +114,7 @@ func (d *door) refused(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &problem):
-		if s := problem.Status; s >= 400 && s < 500 && s != http.StatusTooManyRequests {
+		if said(problem) {
 			f.code = exitNo
 		}
 		if problem.Status == http.StatusUnauthorized {
@@ -131,6 +131,11 @@ func (d *door) refused(err error) error {
 		f.err = errors.New("interrupted")
 	}
 	return f
+}
+
+// said tells a no from a not now.
+func said(p *client.Problem) bool {
+	return p.Status >= 400 && p.Status < 500 && p.Status != http.StatusTooManyRequests && p.Kind() != "request-under-way"
 }
 
 // whoAsks says how the caller can be known who is not.
