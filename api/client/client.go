@@ -169,7 +169,7 @@ func (c *Client) Certificate(ctx context.Context, serial string) (*Certificate, 
 // the first error. The filter's Limit is a page's.
 func (c *Client) Certificates(ctx context.Context, filter ListCertificatesParams) iter.Seq2[*Certificate, error] {
 	return func(yield func(*Certificate, error) bool) {
-		for {
+		for filter := filter; ; { // each iteration of the list begins anew
 			page, err := answer[CertificateList](c.raw.ClientInterface.ListCertificates(ctx, &filter))
 			if err != nil {
 				yield(nil, err)

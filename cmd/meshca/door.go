@@ -8,18 +8,20 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/meshca/meshca/api/client"
+	"github.com/meshca/meshca/rotation"
 )
 
-// Where a pod finds what it asks with: one projected volume holds the token (audience meshca) and the ConfigMap
-// meshca-ca.
+// Where a pod finds what it asks with: one projected volume holds a token (audience meshca) and the ConfigMap meshca-ca,
+// whose file is ca.crt.
 const (
-	mountedToken = "/var/run/secrets/meshca.io/token"
-	mountedCA    = "/var/run/secrets/meshca.io/ca.crt"
+	mounted   = "/var/run/secrets/meshca.io"
+	tokenFile = "token"
 )
 
 // usualConfig is the config file of the process that is asked where the command line does not say.
@@ -36,9 +38,9 @@ func (d *door) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&d.config, "config", "c", "", "ask the process on this machine that runs for this config `FILE` (default ./"+usualConfig+")")
 	f.StringVar(&d.over.Server, "server", "", "ask the API at this `URL`, https://HOST[:PORT]")
-	f.StringVar(&d.over.CAFile, "ca", "", "trust bundle of the server, a `FILE` in PEM (default "+mountedCA+" if it exists)")
+	f.StringVar(&d.over.CAFile, "ca", "", "trust bundle of the server, a `FILE` in PEM (default "+mounted+"/"+rotation.CAFile+" if it exists)")
 	f.StringVar(&d.over.CAFingerprint, "ca-fingerprint", "", "instead of --ca: SHA-256 of a root in `HEX`; the root is fetched from the server")
-	f.StringVar(&d.over.TokenFile, "token-file", "", "`FILE` with the caller's token (default "+mountedToken+" if it exists)")
+	f.StringVar(&d.over.TokenFile, "token-file", "", "`FILE` with the caller's token (default "+mounted+"/"+tokenFile+" if it exists)")
 	f.StringVar(&d.over.CertFile, "cert", "", "instead of a token: client certificate of this CA, a `FILE` in PEM")
 	f.StringVar(&d.over.KeyFile, "key", "", "`FILE` with the client certificate's key")
 }
@@ -68,40 +70,52 @@ func (d *door) itself(certFile string) bool { return d.remote() && d.over.CertFi
 
 // open makes the client. Nothing is asked yet.
 func (d *door) open() (*client.Client, error) {
-	over := d.over
-	if over.TokenFile != "" && over.CertFile != "" {
-		return nil, d.wrong("--token-file and --cert are two callers: leave one out")
-	}
-	switch {
-	case over.Server != "" && d.config != "":
-		return nil, d.wrong("--server and --config are two ways to ask: leave one out")
-	case over.Server != "":
-		if over.CAFile == "" && over.CAFingerprint == "" && exists(mountedCA) {
-			over.CAFile = mountedCA
-		}
-		if over.TokenFile == "" && over.CertFile == "" && exists(mountedToken) {
-			over.TokenFile = mountedToken
-		}
-	case over != client.Config{}:
-		return nil, d.wrong("--ca, --ca-fingerprint, --token-file, --cert and --key go with --server")
-	default:
-		if d.config == "" {
-			d.config = usualConfig
-			if !exists(usualConfig) {
-				return nil, d.wrong("whom to ask? neither --server nor --config is given, and there is no " + usualConfig + " here")
-			}
-		}
-		cfg, err := loadConfig(d.config)
-		if err != nil {
-			return nil, err
-		}
-		over.Socket = socketPath(cfg)
+	over, err := d.way(mounted)
+	if err != nil {
+		return nil, err
 	}
 	c, err := client.New(over)
 	if err != nil {
 		return nil, d.wrong(err.Error())
 	}
 	return c, nil
+}
+
+// way is what the flags say of whom to ask and as whom, with what a pod finds in the volume that is mounted there.
+func (d *door) way(volume string) (client.Config, error) {
+	over := d.over
+	switch {
+	case over.TokenFile != "" && over.CertFile != "":
+		return over, d.wrong("--token-file and --cert are two callers: leave one out")
+	case over.Server != "" && d.config != "":
+		return over, d.wrong("--server and --config are two ways to ask: leave one out")
+	case over.Server == "" && over != client.Config{}:
+		return over, d.wrong("--ca, --ca-fingerprint, --token-file, --cert and --key go with --server")
+	case over.Server == "":
+		return d.socket()
+	}
+	if bundle := filepath.Join(volume, rotation.CAFile); over.CAFile == "" && over.CAFingerprint == "" && exists(bundle) {
+		over.CAFile = bundle
+	}
+	if token := filepath.Join(volume, tokenFile); over.TokenFile == "" && over.CertFile == "" && exists(token) {
+		over.TokenFile = token
+	}
+	return over, nil
+}
+
+// socket is the way through the socket of the config's process.
+func (d *door) socket() (over client.Config, err error) {
+	if d.config == "" {
+		if !exists(usualConfig) {
+			return over, d.wrong("whom to ask? neither --server nor --config is given, and there is no " + usualConfig + " here")
+		}
+		d.config = usualConfig
+	}
+	cfg, err := loadConfig(d.config)
+	if err != nil {
+		return over, err
+	}
+	return client.Config{Socket: socketPath(cfg)}, nil
 }
 
 // refused is the failure for an error of the client's: the CA's no is 1, all else is that it could not be asked.
@@ -143,7 +157,7 @@ func (d *door) whoAsks() []string {
 	switch {
 	case d.over.CertFile != "":
 		return []string{"a certificate that has expired or was revoked proves nothing any more: meshca issue gets another one"}
-	case d.over.TokenFile == "" && !exists(mountedToken):
+	case d.over.TokenFile == "" && !exists(filepath.Join(mounted, tokenFile)):
 		return []string{"say who asks: --token-file FILE, or --cert FILE --key FILE"}
 	}
 	return nil
