@@ -24,6 +24,7 @@ import (
 	"github.com/meshca/meshca/ca/catest"
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/profile"
+	contracttest "github.com/meshca/meshca/test/contract"
 )
 
 // deskToken is the admin's.
@@ -119,11 +120,23 @@ func (d *desk) ask(t testing.TB, held *tls.Certificate, token, method, path, bod
 	}
 	transport := &http.Transport{TLSClientConfig: d.tls(held), ForceAttemptHTTP2: true}
 	defer transport.CloseIdleConnections()
-	response, err := (&http.Client{Transport: transport}).Do(request)
+	response, err := (&http.Client{Transport: judge(t).Transport(t, transport)}).Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return readAnswer(t, response)
+}
+
+var loadContract = sync.OnceValues(func() (*contracttest.Contract, error) { return contracttest.Load(Contract) })
+
+// judge is what all answers are judged by.
+func judge(t testing.TB) *contracttest.Contract {
+	t.Helper()
+	c, err := loadContract()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // A deskAnswer is what came back.
