@@ -27,6 +27,7 @@ type asked struct {
 	made    crypto.Signer // by the server, nil where the caller has the key
 	ignored []string
 	reason  string
+	renewal bool
 }
 
 // IssueCertificate signs a certificate for the key of a CSR, or for one that the server makes.
@@ -187,6 +188,7 @@ func (v *V1) once(ctx context.Context, key *string, o *asked, prepare func() err
 	if err != nil {
 		return nil, issueProblem(err)
 	}
+	v.tell(leaf.Record(), o.renewal)
 	return v.answer(leaf, o, false)
 }
 
@@ -291,7 +293,7 @@ func (v *V1) readRenewal(ctx context.Context, r contract.RenewCertificateRequest
 		return nil, err
 	}
 	record := leaf.Record()
-	o := &asked{service: record.Service, reason: "renewal of " + record.Serial}
+	o := &asked{service: record.Service, reason: "renewal of " + record.Serial, renewal: true}
 	if r.Body != nil && r.Body.Csr != nil {
 		o.csr = *r.Body.Csr
 	}

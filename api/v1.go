@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -31,6 +32,9 @@ const maxBody = 64 << 10
 type V1 struct {
 	Issuer   *issuer.Issuer
 	Engine   Engine
+	Operator Operator
+	Read     func(context.Context) (*Reading, error) // reads and compares what all services hold, beside the engine
+	Events   *Events
 	Grants   *Grants
 	Admin    *AdminToken          // nil where there is none
 	Accounts Accounts             // nil without a cluster
@@ -39,7 +43,9 @@ type V1 struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 
+	made    sync.Once // makes what follows
 	ready   readiness
+	looks   looks
 	signing chan struct{} // a place for each certificate that is being signed
 }
 
@@ -52,15 +58,20 @@ func (v *V1) Handler() http.Handler {
 func (v *V1) Owner() http.Handler {
 	return v.handler(func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			requestOf(r).caller = Caller{Name: "owner", everything: true}
+			request := requestOf(r)
+			request.caller = Caller{Name: "owner", everything: true}
+			request.again = func() (Caller, error) { return request.caller, nil }
 			next.ServeHTTP(w, r)
 		})
 	})
 }
 
 func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
-	v.ready.engine = v.Engine
-	v.signing = make(chan struct{}, signingAtOnce)
+	v.made.Do(func() {
+		v.ready.engine = v.Engine
+		v.looks.turn = make(chan struct{}, 1)
+		v.signing = make(chan struct{}, signingAtOnce)
+	})
 	answer := answerError(v.Log)
 	router := chi.NewRouter()
 	refuse := func(k kind, why string) http.HandlerFunc {
@@ -168,6 +179,7 @@ const (
 	pemChain = "application/pem-certificate-chain"
 	pemFile  = "application/x-pem-file"
 	crlType  = "application/pkix-crl"
+	sseType  = "text/event-stream"
 )
 
 // unchanged says whether the caller has what the tag stands for.
