@@ -85,8 +85,7 @@ func (s *stream) VisitStreamEventsResponse(w http.ResponseWriter) error {
 	}
 	defer leave()
 	c := http.NewResponseController(w)
-	// The server's own deadlines are for answers that end.
-	if err := errors.Join(c.SetReadDeadline(time.Time{}), c.SetWriteDeadline(time.Time{})); err != nil {
+	if err := c.SetWriteDeadline(time.Time{}); err != nil { // the server's own is for answers that end
 		return err
 	}
 	w.Header().Set("Content-Type", sseType)
