@@ -85,7 +85,7 @@ func (s *stream) VisitStreamEventsResponse(w http.ResponseWriter) error {
 	}
 	defer leave()
 	c := http.NewResponseController(w)
-	if err := c.SetWriteDeadline(time.Time{}); err != nil { // the server's own is for answers that end
+	if err := c.SetWriteDeadline(time.Time{}); err != nil { // a stream cannot be bounded without
 		return err
 	}
 	w.Header().Set("Content-Type", sseType)
