@@ -152,14 +152,14 @@ func TestLooks(t *testing.T) {
 			}
 		}
 		want(1)
-		time.Sleep(lookKept - 1)
+		time.Sleep(lookKept - time.Nanosecond)
 		want(1)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		takes = 5 * time.Second
 		want(2)
-		time.Sleep(lookShare*takes - 1)
+		time.Sleep(lookShare*takes - time.Nanosecond)
 		want(2)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 
 		takes = time.Minute // a folder that hangs
 		results := make(chan error, 3)
