@@ -37,7 +37,7 @@ type V1 struct {
 	Engine   Engine
 	Operator Operator
 	Read     func(context.Context) (*Reading, error) // reads and compares what all services hold, beside the engine
-	Events   *Events
+	Events   *Events // nil where nothing is told of but what is done here
 	Grants   *Grants
 	Admin    *AdminToken          // nil where there is none
 	Accounts Accounts             // nil without a cluster
@@ -76,6 +76,9 @@ func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
 	v.begun.Do(func() { // both doors share it, and the second is opened when the first is in use
 		v.ready.engine = v.Engine
 		v.looks.turn = make(chan struct{}, 1)
+		if v.Events == nil {
+			v.Events = NewEvents(v.Now)
+		}
 		v.signing = make(chan struct{}, signingAtOnce)
 		v.making = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	})
