@@ -37,7 +37,7 @@ type V1 struct {
 	Engine   Engine
 	Operator Operator
 	Read     func(context.Context) (*Reading, error) // reads and compares what all services hold, beside the engine
-	Events   *Events // nil where nothing is told of but what is done here
+	Events   *Events                                 // nil where nothing is told of but what is done here
 	Grants   *Grants
 	Admin    *AdminToken          // nil where there is none
 	Accounts Accounts             // nil without a cluster
