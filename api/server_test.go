@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meshca/meshca/api"
+	"github.com/meshca/meshca/api/socket"
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/rotation"
 )
@@ -212,7 +213,7 @@ func TestSocket(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l, err := api.ListenUnix(path)
+	l, err := socket.Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +227,7 @@ func TestSocket(t *testing.T) {
 	}()
 
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return api.DialUnix(ctx, path)
+		return socket.Dial(ctx, path)
 	}}}
 	response, err := client.Get("http://meshca/v1/status")
 	if err != nil {
@@ -244,7 +245,7 @@ func TestSocket(t *testing.T) {
 	if _, err := os.Lstat(path); err == nil {
 		t.Error("the socket's file stayed")
 	}
-	if _, err := api.DialUnix(t.Context(), path); err == nil {
+	if _, err := socket.Dial(t.Context(), path); err == nil {
 		t.Error("somebody answers on a closed socket")
 	}
 }

@@ -686,8 +686,8 @@ type HttpRequestDoer interface {
 	Do(req *http.Request) (*http.Response, error)
 }
 
-// Client which conforms to the OpenAPI3 specification for this service.
-type Client struct {
+// Raw which conforms to the OpenAPI3 specification for this service.
+type Raw struct {
 	// The endpoint of the server conforming to this interface, with scheme,
 	// https://api.deepmap.com for example. This can contain a path relative
 	// to the server, such as https://api.deepmap.com/dev-test, and all the
@@ -704,12 +704,12 @@ type Client struct {
 }
 
 // ClientOption allows setting custom parameters during construction
-type ClientOption func(*Client) error
+type ClientOption func(*Raw) error
 
-// Creates a new Client, with reasonable defaults
-func NewClient(server string, opts ...ClientOption) (*Client, error) {
+// Creates a new Raw, with reasonable defaults
+func NewClient(server string, opts ...ClientOption) (*Raw, error) {
 	// create a client with sane default values
-	client := Client{
+	client := Raw{
 		Server: server,
 	}
 	// mutate client and add all optional params
@@ -732,7 +732,7 @@ func NewClient(server string, opts ...ClientOption) (*Client, error) {
 // WithHTTPClient allows overriding the default Doer, which is
 // automatically created using http.Client. This is useful for tests.
 func WithHTTPClient(doer HttpRequestDoer) ClientOption {
-	return func(c *Client) error {
+	return func(c *Raw) error {
 		c.Client = doer
 		return nil
 	}
@@ -741,7 +741,7 @@ func WithHTTPClient(doer HttpRequestDoer) ClientOption {
 // WithRequestEditorFn allows setting up a callback function, which will be
 // called right before sending the request. This can be used to mutate the request.
 func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
-	return func(c *Client) error {
+	return func(c *Raw) error {
 		c.RequestEditors = append(c.RequestEditors, fn)
 		return nil
 	}
@@ -967,7 +967,7 @@ type ClientInterface interface {
 // GetHealth Say that the process answers
 //
 // Corresponds with GET /healthz (the `GetHealth` operationId).
-func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetHealthRequest(c.Server)
 	if err != nil {
 		return nil, err
@@ -982,7 +982,7 @@ func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (
 // GetContract Fetch this contract
 //
 // Corresponds with GET /openapi.yaml (the `GetContract` operationId).
-func (c *Client) GetContract(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetContract(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetContractRequest(c.Server)
 	if err != nil {
 		return nil, err
@@ -997,7 +997,7 @@ func (c *Client) GetContract(ctx context.Context, reqEditors ...RequestEditorFn)
 // GetReadiness Say whether it can do its work
 //
 // Corresponds with GET /readyz (the `GetReadiness` operationId).
-func (c *Client) GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetReadinessRequest(c.Server)
 	if err != nil {
 		return nil, err
@@ -1017,7 +1017,7 @@ func (c *Client) GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/adopt (the `Adopt` operationId).
-func (c *Client) AdoptWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) AdoptWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewAdoptRequestWithBody(c.Server, contentType, body)
 	if err != nil {
 		return nil, err
@@ -1037,7 +1037,7 @@ func (c *Client) AdoptWithBody(ctx context.Context, contentType string, body io.
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/adopt (the `Adopt` operationId).
-func (c *Client) Adopt(ctx context.Context, body AdoptJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) Adopt(ctx context.Context, body AdoptJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewAdoptRequest(c.Server, body)
 	if err != nil {
 		return nil, err
@@ -1052,7 +1052,7 @@ func (c *Client) Adopt(ctx context.Context, body AdoptJSONRequestBody, reqEditor
 // GetCA Tell of the CA
 //
 // Corresponds with GET /v1/ca (the `GetCA` operationId).
-func (c *Client) GetCA(ctx context.Context, params *GetCAParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetCA(ctx context.Context, params *GetCAParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetCARequest(c.Server, params)
 	if err != nil {
 		return nil, err
@@ -1069,7 +1069,7 @@ func (c *Client) GetCA(ctx context.Context, params *GetCAParams, reqEditors ...R
 // The bytes of every service's `ca.crt`.
 //
 // Corresponds with GET /v1/ca/bundle.pem (the `GetBundle` operationId).
-func (c *Client) GetBundle(ctx context.Context, params *GetBundleParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetBundle(ctx context.Context, params *GetBundleParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetBundleRequest(c.Server, params)
 	if err != nil {
 		return nil, err
@@ -1088,7 +1088,7 @@ func (c *Client) GetBundle(ctx context.Context, params *GetBundleParams, reqEdit
 // ask for.
 //
 // Corresponds with GET /v1/certificates (the `ListCertificates` operationId).
-func (c *Client) ListCertificates(ctx context.Context, params *ListCertificatesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) ListCertificates(ctx context.Context, params *ListCertificatesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListCertificatesRequest(c.Server, params)
 	if err != nil {
 		return nil, err
@@ -1111,7 +1111,7 @@ func (c *Client) ListCertificates(ctx context.Context, params *ListCertificatesP
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/certificates (the `IssueCertificate` operationId).
-func (c *Client) IssueCertificateWithBody(ctx context.Context, params *IssueCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) IssueCertificateWithBody(ctx context.Context, params *IssueCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewIssueCertificateRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
@@ -1134,7 +1134,7 @@ func (c *Client) IssueCertificateWithBody(ctx context.Context, params *IssueCert
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/certificates (the `IssueCertificate` operationId).
-func (c *Client) IssueCertificate(ctx context.Context, params *IssueCertificateParams, body IssueCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) IssueCertificate(ctx context.Context, params *IssueCertificateParams, body IssueCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewIssueCertificateRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
@@ -1149,7 +1149,7 @@ func (c *Client) IssueCertificate(ctx context.Context, params *IssueCertificateP
 // GetCertificate Tell of one certificate
 //
 // Corresponds with GET /v1/certificates/{serial} (the `GetCertificate` operationId).
-func (c *Client) GetCertificate(ctx context.Context, serial Serial, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetCertificate(ctx context.Context, serial Serial, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetCertificateRequest(c.Server, serial)
 	if err != nil {
 		return nil, err
@@ -1170,7 +1170,7 @@ func (c *Client) GetCertificate(ctx context.Context, serial Serial, reqEditors .
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/certificates/{serial}/renew (the `RenewCertificate` operationId).
-func (c *Client) RenewCertificateWithBody(ctx context.Context, serial Serial, params *RenewCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) RenewCertificateWithBody(ctx context.Context, serial Serial, params *RenewCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRenewCertificateRequestWithBody(c.Server, serial, params, contentType, body)
 	if err != nil {
 		return nil, err
@@ -1191,7 +1191,7 @@ func (c *Client) RenewCertificateWithBody(ctx context.Context, serial Serial, pa
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/certificates/{serial}/renew (the `RenewCertificate` operationId).
-func (c *Client) RenewCertificate(ctx context.Context, serial Serial, params *RenewCertificateParams, body RenewCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) RenewCertificate(ctx context.Context, serial Serial, params *RenewCertificateParams, body RenewCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRenewCertificateRequest(c.Server, serial, params, body)
 	if err != nil {
 		return nil, err
@@ -1211,7 +1211,7 @@ func (c *Client) RenewCertificate(ctx context.Context, serial Serial, params *Re
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/certificates/{serial}/revoke (the `RevokeCertificate` operationId).
-func (c *Client) RevokeCertificateWithBody(ctx context.Context, serial Serial, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) RevokeCertificateWithBody(ctx context.Context, serial Serial, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRevokeCertificateRequestWithBody(c.Server, serial, contentType, body)
 	if err != nil {
 		return nil, err
@@ -1231,7 +1231,7 @@ func (c *Client) RevokeCertificateWithBody(ctx context.Context, serial Serial, c
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/certificates/{serial}/revoke (the `RevokeCertificate` operationId).
-func (c *Client) RevokeCertificate(ctx context.Context, serial Serial, body RevokeCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) RevokeCertificate(ctx context.Context, serial Serial, body RevokeCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRevokeCertificateRequest(c.Server, serial, body)
 	if err != nil {
 		return nil, err
@@ -1250,7 +1250,7 @@ func (c *Client) RevokeCertificate(ctx context.Context, serial Serial, body Revo
 // here.
 //
 // Corresponds with GET /v1/crl (the `GetCRLs` operationId).
-func (c *Client) GetCRLs(ctx context.Context, params *GetCRLsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetCRLs(ctx context.Context, params *GetCRLsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetCRLsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
@@ -1265,7 +1265,7 @@ func (c *Client) GetCRLs(ctx context.Context, params *GetCRLsParams, reqEditors 
 // GetCRL Fetch the revocation list of one CA
 //
 // Corresponds with GET /v1/crl/{ski} (the `GetCRL` operationId).
-func (c *Client) GetCRL(ctx context.Context, ski KeyIdentifier, params *GetCRLParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetCRL(ctx context.Context, ski KeyIdentifier, params *GetCRLParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetCRLRequest(c.Server, ski, params)
 	if err != nil {
 		return nil, err
@@ -1289,7 +1289,7 @@ func (c *Client) GetCRL(ctx context.Context, ski KeyIdentifier, params *GetCRLPa
 // that takes nothing for ten seconds is cut off. A caller has at most 4 streams.
 //
 // Corresponds with GET /v1/events (the `StreamEvents` operationId).
-func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) StreamEvents(ctx context.Context, params *StreamEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStreamEventsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
@@ -1309,7 +1309,7 @@ func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, r
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/heal (the `Heal` operationId).
-func (c *Client) HealWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) HealWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewHealRequestWithBody(c.Server, contentType, body)
 	if err != nil {
 		return nil, err
@@ -1329,7 +1329,7 @@ func (c *Client) HealWithBody(ctx context.Context, contentType string, body io.R
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/heal (the `Heal` operationId).
-func (c *Client) Heal(ctx context.Context, body HealJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) Heal(ctx context.Context, body HealJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewHealRequest(c.Server, body)
 	if err != nil {
 		return nil, err
@@ -1346,7 +1346,7 @@ func (c *Client) Heal(ctx context.Context, body HealJSONRequestBody, reqEditors 
 // Callers that are no operators see those that they may ask for.
 //
 // Corresponds with GET /v1/services (the `ListServices` operationId).
-func (c *Client) ListServices(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) ListServices(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListServicesRequest(c.Server)
 	if err != nil {
 		return nil, err
@@ -1361,7 +1361,7 @@ func (c *Client) ListServices(ctx context.Context, reqEditors ...RequestEditorFn
 // GetService Tell of one service
 //
 // Corresponds with GET /v1/services/{name} (the `GetService` operationId).
-func (c *Client) GetService(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetService(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetServiceRequest(c.Server, name)
 	if err != nil {
 		return nil, err
@@ -1380,7 +1380,7 @@ func (c *Client) GetService(ctx context.Context, name Name, reqEditors ...Reques
 // one more every ten minutes.
 //
 // Corresponds with POST /v1/services/{name}/renew (the `RenewService` operationId).
-func (c *Client) RenewService(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) RenewService(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRenewServiceRequest(c.Server, name)
 	if err != nil {
 		return nil, err
@@ -1397,7 +1397,7 @@ func (c *Client) RenewService(ctx context.Context, name Name, reqEditors ...Requ
 // For operators who may `list`.
 //
 // Corresponds with GET /v1/status (the `GetStatus` operationId).
-func (c *Client) GetStatus(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetStatus(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetStatusRequest(c.Server)
 	if err != nil {
 		return nil, err
@@ -1415,7 +1415,7 @@ func (c *Client) GetStatus(ctx context.Context, reqEditors ...RequestEditorFn) (
 // look is made at a time, and its answer is given for at least ten seconds: `now` says when it was made.
 //
 // Corresponds with GET /v1/verify (the `VerifyServices` operationId).
-func (c *Client) VerifyServices(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) VerifyServices(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewVerifyServicesRequest(c.Server)
 	if err != nil {
 		return nil, err
@@ -2293,7 +2293,7 @@ func NewVerifyServicesRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
-func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
+func (c *Raw) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
 			return err
@@ -2324,7 +2324,7 @@ func NewClientWithResponses(server string, opts ...ClientOption) (*ClientWithRes
 
 // WithBaseURL overrides the baseURL.
 func WithBaseURL(baseURL string) ClientOption {
-	return func(c *Client) error {
+	return func(c *Raw) error {
 		newBaseURL, err := url.Parse(baseURL)
 		if err != nil {
 			return err

@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/meshca/meshca/api"
+	"github.com/meshca/meshca/api/socket"
 	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/rotation"
 )
@@ -57,8 +57,8 @@ func ask(ctx context.Context, configPath, method, path string, body []byte) ([]b
 	if err != nil {
 		return nil, err
 	}
-	socket := socketPath(cfg)
-	answer, code, err := send(ctx, socket, method, path, body)
+	at := socketPath(cfg)
+	answer, code, err := send(ctx, at, method, path, body)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, &failure{err: fmt.Errorf("no process runs for %s: %w", configPath, err), code: exitUnknown,
@@ -66,18 +66,18 @@ func ask(ctx context.Context, configPath, method, path string, body []byte) ([]b
 	case err != nil:
 		return nil, fmt.Errorf("the process for %s cannot be asked: %w", configPath, err)
 	case code != http.StatusOK:
-		return nil, refusal(socket, code, answer)
+		return nil, refusal(at, code, answer)
 	}
 	return answer, nil
 }
 
 // refusal is what an answer that is none says.
-func refusal(socket string, code int, answer []byte) error {
+func refusal(at string, code int, answer []byte) error {
 	var problem struct {
 		Detail string `json:"detail"`
 	}
 	if err := json.Unmarshal(answer, &problem); err != nil || problem.Detail == "" {
-		return fmt.Errorf("%s answered %d: %s", socket, code, strings.TrimSpace(string(answer)))
+		return fmt.Errorf("%s answered %d: %s", at, code, strings.TrimSpace(string(answer)))
 	}
 	f := &failure{err: errors.New(problem.Detail), code: exitUnknown}
 	if code < http.StatusInternalServerError {
@@ -89,12 +89,12 @@ func refusal(socket string, code int, answer []byte) error {
 // maxStatus bounds an answer: some 600 bytes for each service.
 const maxStatus = 64 << 20
 
-// send sends one request through a socket.
-func send(ctx context.Context, socket, method, path string, body []byte) (answer []byte, code int, err error) {
+// send sends one request through the socket at a path.
+func send(ctx context.Context, at, method, path string, body []byte) (answer []byte, code int, err error) {
 	client := &http.Client{
 		Timeout: 30 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return api.DialUnix(ctx, socket)
+			return socket.Dial(ctx, at)
 		}},
 	}
 	defer client.CloseIdleConnections()
@@ -116,7 +116,7 @@ func send(ctx context.Context, socket, method, path string, body []byte) (answer
 		if errors.As(err, &op) {
 			err = op.Err
 		}
-		return nil, 0, fmt.Errorf("%s: %w", socket, err)
+		return nil, 0, fmt.Errorf("%s: %w", at, err)
 	}
 	defer response.Body.Close()
 	answer, err = io.ReadAll(io.LimitReader(response.Body, maxStatus))
