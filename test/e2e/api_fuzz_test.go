@@ -252,7 +252,7 @@ func (f *fuzzed) checkReach() {
 	for _, o := range f.contract.Operations() {
 		good, bad := 0, 0
 		for status, n := range f.statuses[o.ID] {
-			if status < http.StatusBadRequest {
+			if status < http.StatusBadRequest || idle[o.ID] && (status == http.StatusNotFound || status == http.StatusConflict) {
 				good += n
 			} else {
 				bad += n

@@ -184,7 +184,7 @@ func (b *badMesh) parameterRows() (rows []badRow) {
 		rows = append(rows, badRow{name: numbered("SKI", i), method: "GET", path: "/v1/crl/" + ski, status: 400, kind: "bad-request", pointer: "ski"})
 	}
 	for i, path := range []string{"/v1", "/v1/", "/v2/ca", "/v1/ca/", "/v1//ca", "//v1/ca", "/V1/ca", "/v1/ca%2f", "/v1%2fca", "/v1/certificates/", "/v1/crl/", "/v1/services/", "/v1/ca/..%2fcertificates",
-		"/v1/ca/bundle.pem/x", "/etc/passwd", "/debug/pprof/", "/metrics", "/v1/status", "/v1/adopt", "/v1/heal", "/.git/config", "/index.html", "/openapi.json"} {
+		"/v1/ca/bundle.pem/x", "/etc/passwd", "/debug/pprof/", "/metrics", "/.git/config", "/index.html", "/openapi.json"} {
 		rows = append(rows, badRow{name: numbered("path", i), method: "GET", path: path, status: 404, kind: "not-found"})
 	}
 	for i, key := range []string{"a b", "ä", strings.Repeat("k", 129), "a\tb"} {
