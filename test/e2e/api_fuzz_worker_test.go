@@ -223,6 +223,9 @@ func (w *fuzzWorker) judge(message *contract.Message, x *contract.Exchange) erro
 	if err := w.f.contract.Check(x); err != nil {
 		return err
 	}
+	if x.Status == http.StatusServiceUnavailable && x.Header.Get("Retry-After") == "" {
+		return fmt.Errorf("it does not say when to come again")
+	}
 	if bytes.Contains(x.Body, []byte("PRIVATE KEY")) {
 		if x.Status != http.StatusCreated || !bytes.Contains(message.Body(), []byte(`"generateKey": true`)) {
 			return fmt.Errorf("the answer holds a private key")
