@@ -42,7 +42,7 @@ func TestGenerate(t *testing.T) {
 			}
 		}
 	}
-	if len(operations) != len(c.Operations()) || slices.Min(slices.Collect(maps.Values(operations))) < 100 {
+	if len(operations) != len(c.Operations()) || slices.Min(slices.Collect(maps.Values(operations))) < 40 {
 		t.Errorf("operations: %v", operations)
 	}
 	if len(ways) < 50 || slices.Min(slices.Collect(maps.Values(ways))) < 10 {
