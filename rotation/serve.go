@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/store"
+	"github.com/meshca/meshca/verify"
 )
 
 // serve brings one service to where it should be: observe, decide, act.
@@ -434,8 +435,9 @@ func (e *Engine) tell(s *service, action Action, seen Seen, now time.Time) {
 		if action.Reason == ReasonRenewal {
 			kind = NoticeRenewed
 		}
+		first := e.Issuer.Authority().BundleFor(s.Service).Certificates()[0] // a bundle is never empty
 		e.Target.Tell(Notice{s.Service, kind, fmt.Sprintf("leaf %s, valid until %s (%s); ca.crt %s", record.Serial,
-			record.NotAfter.Format(time.RFC3339), action.Reason, describe(e.Issuer.Authority().BundleFor(s.Service).PEM(), nil))})
+			record.NotAfter.Format(time.RFC3339), action.Reason, verify.ShortFingerprint(first))})
 		return
 	}
 	e.tellHeal(s, action, seen, now)
