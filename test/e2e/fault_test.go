@@ -29,6 +29,7 @@ func TestFaults(t *testing.T) {
 		tests[name] = func(t *testing.T) { test(t, k) }
 	}
 	atOnce(t, tests)
+	t.Run("Hangs", func(t *testing.T) { testHangs(t, k) }) // which has the time of a call for what usually takes a moment
 	t.Run("Restart", func(t *testing.T) { testRestart(t, k) })
 }
 
