@@ -93,13 +93,21 @@ func (f form) checkQuery(r *http.Request) error {
 	return nil
 }
 
-// checkBody reads the body whole, checks it, and leaves it for the decoder.
+// checkBody reads the body whole, checks it, and leaves it for the decoder. Of one that there should not be, a byte
+// says enough.
 func (f form) checkBody(r *http.Request) error {
-	body, err := io.ReadAll(r.Body)
+	if r.ContentLength > maxBody {
+		return tooLong()
+	}
+	source := io.Reader(r.Body)
+	if f.fields == nil {
+		source = io.LimitReader(source, 1)
+	}
+	body, err := io.ReadAll(source)
 	var long *http.MaxBytesError
 	switch {
 	case errors.As(err, &long):
-		return tooLarge.because(fmt.Sprintf("the body is longer than %d bytes", long.Limit))
+		return tooLong()
 	case err != nil:
 		return badRequest.because("the body did not come whole").caused(err)
 	case len(body) == 0 && (f.fields == nil || f.optional):
@@ -108,15 +116,19 @@ func (f form) checkBody(r *http.Request) error {
 	case f.fields == nil:
 		return badRequest.because("this operation takes no body")
 	}
+	requestOf(r).body = body
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" || len(r.Header.Values("Content-Type")) > 1 {
 		return unsupportedType.because("say Content-Type: application/json")
 	}
 	if err := f.checkJSON(body); err != nil {
 		return err
 	}
-	requestOf(r).body = body
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
+}
+
+func tooLong() error {
+	return tooLarge.because(fmt.Sprintf("the body is longer than %d bytes", maxBody))
 }
 
 // checkJSON wants one flat object of known fields, each once.
