@@ -101,8 +101,9 @@ func TestPlaces(t *testing.T) {
 		c := newCrowd(t, 4, false)
 		defer c.end()
 		few := c.connect("192.0.2.1:1")
-		busy, old, young := c.connect("192.0.2.2:1"), c.connect("192.0.2.2:2"), c.connect("192.0.2.2:3")
+		busy := c.connect("192.0.2.2:1")
 		c.l.state(busy, http.StateActive)
+		old, young := c.connect("192.0.2.2:2"), c.connect("192.0.2.2:3")
 		open := map[*conn]bool{few: true, busy: true, old: true, young: true}
 		c.want("full", open)
 
@@ -132,6 +133,17 @@ func TestPlaces(t *testing.T) {
 		last := c.connect("192.0.2.4:1")
 		open[last] = true
 		c.want("in its place", open)
+	})
+}
+
+// TestPlacesOfEqual: among those who have as many, whoever wants more loses its own.
+func TestPlacesOfEqual(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, 2, false)
+		defer c.end()
+		old, own := c.connect("192.0.2.1:1"), c.connect("192.0.2.2:1")
+		next := c.connect("192.0.2.2:2")
+		c.want("after another", map[*conn]bool{old: true, own: false, next: true})
 	})
 }
 

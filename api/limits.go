@@ -113,8 +113,8 @@ func (l *limits) caller(who *Caller, from netip.Prefix, c credential, paid bool,
 		l.strangers = strangersRate.give(l.strangers)
 		l.everyone = everyoneRate.give(l.everyone)
 	}
-	own := l.callers.get(who.Name)
-	if wait := callerRate.wait(own, now); wait > 0 && !who.everything {
+	own := l.callers.get(who.Name) // full where nothing is ever taken
+	if wait := callerRate.wait(own, now); wait > 0 {
 		return tooOften("this caller asks too often", wait)
 	}
 	if wait := everyoneRate.wait(l.everyone, now); wait > 0 {

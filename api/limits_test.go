@@ -194,7 +194,7 @@ func TestCallersAreMetered(t *testing.T) {
 	d.want("a stranger", addressRate.burst, unknown, home, "")
 
 	d.now = d.now.Add(time.Hour)
-	for i := range 2 * addressRate.burst {
+	for i := range strangersRate.burst + 1 {
 		d.want("many from one address", 1, known, home, fmt.Sprintf("good-pod%d", i))
 	}
 }
@@ -389,8 +389,10 @@ func TestRefusalsInTheLog(t *testing.T) {
 		}
 		d.want("strangers", 400, unknown, home, "")
 		lines("a flood", few(`refused unauthenticated "" 0`)...)
-		d.want("a pod", 1, known, elsewhere, "good-pod")
-		lines("another", `refused not-found "serviceaccount:default/pod" 0`)
+		d.want("a pod", sieved, known, elsewhere, "good-pod")
+		lines("a pod", few(`refused not-found "serviceaccount:default/pod" 0`)...)
+		d.want("another", 1, known, elsewhere, "good-other")
+		lines("another", `refused not-found "serviceaccount:default/other" 0`)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		lines("a second later", `refused as well within a second unauthenticated "" 395`)
