@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	apiConnections   = 1024 // at some 45 kB each
+	apiConnections   = 1024 // at some 50 kB each
 	otherConnections = 64   // of metrics and health, and of the socket
 )
 
