@@ -122,50 +122,27 @@ func (s slow) Write(b []byte) (n int, err error) {
 
 // run makes the connections and prints their state until its standard input ends.
 func (f *Flood) run() error {
-	var begun, failed, open atomic.Int32
+	var counts floodCounts
 	next := make(chan int)
 	for range 32 { // end with the process
 		go func() {
 			for i := range next {
-				source := net.IPv4(127, 0, 0, 1)
-				if f.Sources > 0 {
-					source = net.IPv4(127, 0, 1, byte(1+i%f.Sources))
-				}
-				raw, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: source}}).Dial("tcp", f.Address)
-				begun.Add(1)
-				if err != nil {
-					failed.Add(1)
-					continue
-				}
-				open.Add(1)
-				ready := make(chan struct{})
-				go func() { // ends with the connection
-					defer open.Add(-1)
-					err := floods[f.Kind](f, raw)
-					close(ready)
-					if err == nil {
-						_, err = io.Copy(io.Discard, raw)
-					}
-				}()
-				select { // so that as many handshakes are under way as there are of these
-				case <-ready:
-				case <-time.After(tick):
-				}
+				f.connect(i, &counts)
 			}
 		}()
 	}
-	go func() {
+	go func() { // ends with the process
 		for i := range f.Connections {
 			next <- i
 		}
 	}()
 	ended := make(chan struct{})
-	go func() {
+	go func() { // ends with the process
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		close(ended)
 	}()
 	for {
-		if err := json.NewEncoder(os.Stdout).Encode(floodState{int(begun.Load()), int(failed.Load()), int(open.Load())}); err != nil {
+		if err := json.NewEncoder(os.Stdout).Encode(counts.state()); err != nil {
 			return err
 		}
 		select {
@@ -173,6 +150,40 @@ func (f *Flood) run() error {
 			return nil
 		case <-time.After(tick):
 		}
+	}
+}
+
+type floodCounts struct{ begun, failed, open atomic.Int32 }
+
+func (c *floodCounts) state() floodState {
+	return floodState{Begun: int(c.begun.Load()), Failed: int(c.failed.Load()), Open: int(c.open.Load())}
+}
+
+// connect makes one connection, which is counted as open until the server closes it. It returns when that is ready, or
+// after a while, so that any number of slow ones is under way at once.
+func (f *Flood) connect(i int, counts *floodCounts) {
+	source := net.IPv4(127, 0, 0, 1)
+	if f.Sources > 0 {
+		source = net.IPv4(127, 0, 1, byte(1+i%f.Sources))
+	}
+	raw, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: source}}).Dial("tcp", f.Address)
+	defer counts.begun.Add(1)
+	if err != nil {
+		counts.failed.Add(1)
+		return
+	}
+	counts.open.Add(1)
+	ready := make(chan struct{})
+	go func() { // ends with the connection
+		defer counts.open.Add(-1)
+		_ = floods[f.Kind](f, raw) // it ends where the server has had enough
+		close(ready)
+		_, _ = io.Copy(io.Discard, raw)
+		_ = raw.Close()
+	}()
+	select {
+	case <-ready:
+	case <-time.After(tick):
 	}
 }
 

@@ -197,9 +197,9 @@ func testFewDescriptors(t *testing.T, ask string) {
 	f := newFlooded(t, func(m *Mesh) *Process {
 		return startCommand(t, m.Dir, nil, "sh", "-c", `ulimit -n 200 && exec "$0" "$@"`, program, "serve", "--config", m.Config(), "--log", "json")
 	})
-	f.p.AwaitLine("few descriptors: raise the limit of open files to twice the connections that are wanted")
 	f.flood("silent", 500, 10).start(t).full()
 	f.guest(t, "127.0.0.1").served("meanwhile", ask)
 	writeFile(t, f.m.Path("envoy", caFile), []byte("foreign"))
 	f.p.AwaitLine("healed", "service", "envoy")
+	f.p.AwaitLine("few descriptors: raise the limit of open files to twice the connections that are wanted")
 }
