@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -357,16 +358,36 @@ func TestRate(t *testing.T) {
 	})
 }
 
+// A journal is a log that is written by several goroutines.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(b)
+}
+
+// take is what was written since it was last asked.
+func (j *journal) take() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	defer j.text.Reset()
+	return j.text.String()
+}
+
 // TestRefusalsInTheLog: a flood does not fill it, and hides nobody else.
 func TestRefusalsInTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log journal
 		d := newDoor(t)
 		d.Log = slog.New(slog.NewJSONHandler(&log, nil))
 		lines := func(when string, want ...string) {
 			t.Helper()
 			var got []string
-			for line := range strings.Lines(log.String()) {
+			for line := range strings.Lines(log.take()) {
 				var l struct {
 					Msg, Problem, Caller string
 					Times                int
@@ -379,7 +400,6 @@ func TestRefusalsInTheLog(t *testing.T) {
 			if fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("%s: the log has\n%s\nwant\n%s", when, strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
-			log.Reset()
 		}
 		few := func(line string) (all []string) {
 			for range sieved {
