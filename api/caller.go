@@ -32,6 +32,7 @@ const (
 	VerbCreate = "create"
 	VerbList   = "list"
 	VerbRevoke = "revoke"
+	VerbRotate = "rotate" // have what services hold replaced, and say how a take-over or a heal goes on
 )
 
 // A User is whom a cluster knows a token to be of.
@@ -281,7 +282,8 @@ func howToList(c *Caller) string {
 func (v *V1) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller, err := v.admit(r)
-		requestOf(r).caller = caller
+		request := requestOf(r)
+		request.caller, request.again = caller, func() (Caller, error) { return v.identify(r) }
 		if err != nil {
 			v.refuse(w, r, err)
 			return
