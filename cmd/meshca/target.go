@@ -21,8 +21,9 @@ func kubeconfigFlag(cmd *cobra.Command, path *string) {
 // target is the one that the config names.
 type target struct {
 	rotation.Target
-	kube *kube.Target // nil with folders
-	what string
+	kube   *kube.Target // nil with folders
+	client *kube.Client // nil with folders
+	what   string
 }
 
 func newTarget(cfg *config.Config, kubeconfig string, log *slog.Logger) (*target, error) {
@@ -35,7 +36,7 @@ func newTarget(cfg *config.Config, kubeconfig string, log *slog.Logger) (*target
 		return nil, err
 	}
 	secrets := kube.New(client, kube.WatchMode(cfg.Target.Kubernetes.Watch), log)
-	t := &target{Target: secrets, kube: secrets, what: "Secrets"}
+	t := &target{Target: secrets, kube: secrets, client: client, what: "Secrets"}
 	t.setCatalogue(cfg)
 	return t, nil
 }

@@ -210,6 +210,7 @@ func (k *kubernetes) account(t testing.TB, namespace string, services []string, 
 	}
 	for _, replaced := range [][2]string{
 		{"namespace: default", "namespace: " + namespace}, {"namespace: meshca", "namespace: " + home}, {"metadata: {name: meshca}", "metadata: {name: " + home + "}"},
+		{"kind: ClusterRole, name: meshca}", "kind: ClusterRole, name: " + home + "}"},
 		{"envoy-mtls-cert, pgadmin-mtls-cert, bookapi-mtls-cert, bookapi-mcp-server-mtls-cert, timescaledb-mtls-cert", strings.Join(names, ", ")},
 	} {
 		if !strings.Contains(text, replaced[0]) {
@@ -301,7 +302,7 @@ func (m *clusterMesh) Configure(s clusterSettings) {
 		}
 		return value
 	}
-	fmt.Fprintf(&b, "version: 1\nlisten: {metrics: \"127.0.0.1:0\"}\ntarget: {kubernetes: {watch: %s}}\nsweep: %s\n", or(s.Watch, "names"), or(s.Sweep, "1h"))
+	fmt.Fprintf(&b, "version: 1\nlisten: {api: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}\ntarget: {kubernetes: {watch: %s}}\nsweep: %s\n", or(s.Watch, "names"), or(s.Sweep, "1h"))
 	fmt.Fprintf(&b, "rotation: {restart: {holdDown: %s}}\n%s\nservices:\n", or(s.HoldDown, "1s"), s.Renew)
 	for _, service := range s.Services {
 		namespace := "namespace: " + m.namespace

@@ -180,7 +180,7 @@ func (c *cell) grant(services []string) {
 func (c *cell) configure(s cellSettings) {
 	c.t.Helper()
 	var b strings.Builder
-	b.WriteString("version: 1\ntarget: {kubernetes: {}}\nlisten: {metrics: \"127.0.0.1:0\"}\nrotation: {restart: {holdDown: 1s}")
+	b.WriteString("version: 1\ntarget: {kubernetes: {}}\nlisten: {api: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}\nrotation: {restart: {holdDown: 1s}")
 	if s.Schedule != "" {
 		fmt.Fprintf(&b, ", schedule: %q", s.Schedule)
 	}

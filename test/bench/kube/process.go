@@ -24,7 +24,7 @@ func (b *bench) program(ctx context.Context, binary, namespace, watch string, n 
 	if err := os.MkdirAll(home, 0o755); err != nil {
 		return nil, err
 	}
-	config := fmt.Sprintf("version: 1\nlisten: {metrics: 127.0.0.1:0}\ntarget: {kubernetes: {watch: %s}}\nservices:\n", watch)
+	config := fmt.Sprintf("version: 1\nlisten: {api: 127.0.0.1:0, metrics: 127.0.0.1:0}\ntarget: {kubernetes: {watch: %s}}\nservices:\n", watch)
 	for i := range n {
 		config += fmt.Sprintf("- {name: %s, namespace: %s}\n", name(i), namespace)
 	}
