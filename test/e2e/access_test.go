@@ -52,6 +52,7 @@ cluster may-in-a-namespace           403   403   403     200=none    403    404 
 cluster audience-of-the-cluster      401   401   401     401         401    401 401   401    401         401     401 200    401
 cluster another-audience             401   401   401     401         401    401 401   401    401         401     401 200    401
 cluster forged                       401   401   401     401         401    401 401   401    401         401     401 200    401
+cluster unsigned                     401   401   401     401         401    401 401   401    401         401     401 200    401
 cluster pod-is-gone                  401   401   401     401         401    401 401   401    401         401     401 200    401
 cluster secret-is-gone               401   401   401     401         401    401 401   401    401         401     401 200    401
 cluster account-made-anew            401   401   401     401         401    401 401   401    401         401     401 200    401
@@ -86,7 +87,7 @@ var kindOf = map[int]string{400: "bad-request", 401: "unauthenticated", 403: "fo
 var reasons = map[string]string{
 	"nobody": "send a bearer token, or present a client certificate", "no-bearer": "is not one bearer token", "two-tokens": "is not one bearer token",
 	"revoked": "is revoked", "expired": "has expired", "foreign": "is of another CA", "forged-chain": "is of another CA",
-	"audience-of-the-cluster": "not of audience meshca", "another-audience": "not of audience meshca", "forged": "does not know the token",
+	"audience-of-the-cluster": "not of audience meshca", "another-audience": "not of audience meshca", "forged": "does not know the token", "unsigned": "does not know the token",
 	"pod-is-gone": "does not know the token", "secret-is-gone": "does not know the token", "account-made-anew": "does not know the token",
 }
 
