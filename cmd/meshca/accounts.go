@@ -46,11 +46,11 @@ type reviewing struct {
 
 // Ready implements [api.Engine].
 func (r reviewing) Ready(ctx context.Context) error {
-	err := r.reviews.Ready(ctx)
-	if err != nil {
-		err = fmt.Errorf("callers: %w", err)
+	err := r.Engine.Ready(ctx)
+	if missing := r.reviews.Ready(ctx); missing != nil {
+		err = errors.Join(err, fmt.Errorf("callers: %w", missing))
 	}
-	return errors.Join(r.Engine.Ready(ctx), err)
+	return err
 }
 
 // ownName is the name of the Service that leads to the API in a cluster.
