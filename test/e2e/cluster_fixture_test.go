@@ -37,7 +37,7 @@ func TestCluster(t *testing.T) {
 		"DeletedMeanwhile": testDeletedMeanwhile, "Errors": testErrors, "Away": testAway, "Stale": testStale,
 		"Closed": testClosed, "Stamps": testStamps, "Moved": testMoved, "Glass": testGlass, "Claimed": testClaimed, "Modes": testModes,
 		"Shapes": testShapes, "Types": testTypes, "Workloads": testWorkloads, "Left": testLeft, "Incident": testIncident,
-		"Access": testAccess, "Pod": testPod, "MayNotAsk": testMayNotAsk,
+		"Access": testAccess, "Pod": testPod, "MayNotAsk": testMayNotAsk, "CallersAway": testCallersAway,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
