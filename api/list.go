@@ -141,24 +141,24 @@ func (v *V1) certificate(ctx context.Context, serial, verb string) (*issuer.Leaf
 		return nil, err
 	}
 	none := notFound.because("there is no certificate with this serial number, or the caller may not know of it", "serial")
-	if leaf == nil {
-		return nil, none
-	}
 	caller := &fromContext(ctx).caller
-	if caller.Certificate != nil && caller.Certificate.Equal(leaf.Certificate()) {
+	if leaf != nil && v.concerns(caller, leaf) {
 		return leaf, nil
 	}
-	if grant, _ := v.Grants.get(leaf.Record().Service); grant.lists(caller) {
-		return leaf, nil
-	}
-	operator, err := v.may(ctx, caller, verb) // last: it may ask somebody else
+	operator, err := v.may(ctx, caller, verb) // last, since it may ask somebody else; and also where there is none
 	switch {
 	case err != nil:
 		return nil, err
-	case !operator:
+	case leaf == nil || !operator:
 		return nil, none
 	}
 	return leaf, nil
+}
+
+// concerns says whether the caller presents the certificate, or may ask for its service.
+func (v *V1) concerns(c *Caller, leaf *issuer.Leaf) bool {
+	grant, _ := v.Grants.get(leaf.Record().Service)
+	return grant.lists(c) || c.Certificate != nil && c.Certificate.Equal(leaf.Certificate())
 }
 
 // canonicalSerial is a serial number as the store has it, from any spelling.
