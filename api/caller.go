@@ -62,7 +62,7 @@ type Accounts interface {
 }
 
 // ErrNoAccount is what Review wraps for a token that stands for nobody.
-var ErrNoAccount = errors.New("the token is nobody's")
+var ErrNoAccount = errors.New("no account")
 
 // ErrMayNotAsk is what Review and May wrap where the cluster does not let meshca itself ask: time alone mends nothing.
 var ErrMayNotAsk = errors.New("meshca has no right to ask")

@@ -226,6 +226,8 @@ func testPod(t *testing.T, k *kubernetes) {
 		t.Errorf("it is recorded for %q, want %q", told.Caller, want)
 	}
 
+	m.issueAsPod(pod)
+
 	remove()
 	p.Await("the token of a pod that is gone is refused", func() error {
 		if answer := pod.do("POST", "/v1/certificates", ask); answer.status != http.StatusUnauthorized {
@@ -238,6 +240,25 @@ func testPod(t *testing.T, k *kubernetes) {
 	m.as(p, "", pairOf(t, renewed.Chain, key)).do("POST", "/v1/certificates/"+renewed.Serial+"/renew", "").certificate(t)
 	if s, err := readStore(m.Store()); err != nil || s.holds([]byte(token)) || strings.Contains(p.out.String(), token) {
 		t.Errorf("the store or the log holds the token (%v)", err)
+	}
+}
+
+// issueAsPod asks by the command line, with the files of a pod's projected volume.
+func (m *clusterMesh) issueAsPod(pod *apiClient) {
+	m.t.Helper()
+	dir := m.t.TempDir()
+	writeFile(m.t, filepath.Join(dir, "token"), []byte(pod.token))
+	writeFile(m.t, filepath.Join(dir, caFile), pod.trusts)
+	ask := func(service string) Answer {
+		return m.Run("issue", service, "--server", pod.address, "--ca", filepath.Join(dir, caFile), "--token-file", filepath.Join(dir, "token"), "--out", filepath.Join(dir, service))
+	}
+	if a := ask("bookapi"); a.Code != 0 {
+		m.t.Errorf("meshca issue bookapi: %d %s%s", a.Code, a.Stdout, a.Stderr)
+	} else if pair := pairOf(m.t, string(readFile(m.t, filepath.Join(dir, "bookapi", certFile))), string(readFile(m.t, filepath.Join(dir, "bookapi", keyFile)))); pair.Leaf.Subject.CommonName != "bookapi" {
+		m.t.Errorf("meshca issue bookapi gave a certificate of %s", pair.Leaf.Subject)
+	}
+	if a := ask("pgadmin"); a.Code != 1 || !strings.Contains(a.Stderr, "clients: [{serviceAccount: "+m.namespace+"/bookapi}]") {
+		m.t.Errorf("meshca issue pgadmin: %d %s%s", a.Code, a.Stdout, a.Stderr)
 	}
 }
 
