@@ -186,7 +186,9 @@ func newAccess(t *testing.T, p *Process, operator *apiClient) *access {
 	a.bodies = map[string]string{"BOOKAPI": body("bookapi", a.csr), "PGADMIN": body("pgadmin", other), "NOBODY": body("nobody", a.csr),
 		"CSR": apiBody(t, map[string]any{"csr": a.csr})}
 	var ca struct{ Issuing []struct{ SKI string } }
-	must(t, json.Unmarshal(operator.do("GET", "/v1/ca", "").body, &ca))
+	if answer := operator.do("GET", "/v1/ca", ""); json.Unmarshal(answer.body, &ca) != nil || len(ca.Issuing) == 0 {
+		t.Fatalf("GET /v1/ca is answered %d: %s", answer.status, answer.body)
+	}
 	a.ski = ca.Issuing[0].SKI
 	return a
 }

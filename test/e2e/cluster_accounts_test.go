@@ -123,52 +123,62 @@ func testAccess(t *testing.T, k *kubernetes) {
 	adminToken := strings.Repeat("a", 43)
 	must(t, os.WriteFile(filepath.Join(m.Dir, "data", "admin.token"), []byte(adminToken), 0o600)) // of a time with folders
 	p := m.Start()
-	token := func(namespace, name string) string { return k.token(t, namespace, name, "meshca", nil) }
-	a := newAccess(t, p, m.as(p, token(ns, "operator"), nil))
+	a := newAccess(t, p, m.as(p, k.token(t, ns, "operator", "meshca", nil), nil))
 	a.callers = a.certified(m.held("envoy"), m.held("pgadmin"), expired)
 	revoked := a.callers["revoked"](nil).cert
-	by := func(name, token string) {
-		a.secrets = append(a.secrets, token)
-		a.callers[name] = func(*apiClient) *apiClient { return a.operator.as(token, nil) }
-	}
-	by("account", token(ns, "bookapi"))
-	by("account-of-another", token(ns, "pgadmin"))
-	k.serviceAccount(t, ns, "stranger")
-	by("account-of-none", token(ns, "stranger"))
-	k.serviceAccount(t, ns+"-ca", "bookapi")
-	by("same-name-elsewhere", token(ns+"-ca", "bookapi"))
-	by("operator", a.operator.token)
 	a.callers["operator-revoked"] = func(*apiClient) *apiClient { return a.operator.as(a.operator.token, revoked) }
-	for _, verb := range []string{"create", "list", "revoke", "rotate"} {
-		k.operators(t, ns, "may-"+verb, verb)
-		by("may-"+verb, token(ns, "may-"+verb))
-	}
-	k.serviceAccount(t, ns, "local")
-	k.kubectl(t, "", "-n", ns, "create", "rolebinding", "local", "--clusterrole", ns+"-operator", "--serviceaccount", ns+":local")
-	by("may-in-a-namespace", token(ns, "local"))
-	by("admin-token", adminToken)
-
-	genuine := token(ns, "operator")
-	by("audience-of-the-cluster", k.token(t, ns, "operator", "", nil))
-	by("another-audience", k.token(t, ns, "operator", "vault", nil))
-	by("forged", forgeToken(t, genuine, token(ns, "bookapi")))
-	by("unsigned", unsign(t, genuine))
-	pod, _ := k.bindable(t, ns, "Pod", "stays", "bookapi")
-	by("pod", k.token(t, ns, "bookapi", "meshca", pod))
-	for name, kind := range map[string]string{"pod-is-gone": "Pod", "secret-is-gone": "Secret"} {
-		bound, remove := k.bindable(t, ns, kind, name, "bookapi")
-		lost := k.token(t, ns, "bookapi", "meshca", bound)
-		remove()
-		k.awaitNobody(t, lost)
-		by(name, lost)
-	}
-	k.serviceAccount(t, ns, "anew")
-	old := token(ns, "anew")
-	k.do(t, http.MethodDelete, "/api/v1/namespaces/"+ns+"/serviceaccounts/anew", nil)
-	k.serviceAccount(t, ns, "anew")
-	k.awaitNobody(t, old)
-	by("account-made-anew", old)
+	a.by("operator", a.operator.token)
+	a.by("admin-token", adminToken)
+	a.accounts(k, ns)
+	a.lost(k, ns)
 	a.check("cluster")
+}
+
+// by has a caller present a token.
+func (a *access) by(name, token string) {
+	a.secrets = append(a.secrets, token)
+	a.callers[name] = func(*apiClient) *apiClient { return a.operator.as(token, nil) }
+}
+
+// accounts are the callers of which each has an account.
+func (a *access) accounts(k *kubernetes, ns string) {
+	a.t.Helper()
+	for name, in := range map[string]string{"stranger": ns, "local": ns, "bookapi": ns + "-ca"} {
+		k.serviceAccount(a.t, in, name)
+	}
+	for name, account := range map[string][2]string{"account": {ns, "bookapi"}, "account-of-another": {ns, "pgadmin"}, "account-of-none": {ns, "stranger"},
+		"same-name-elsewhere": {ns + "-ca", "bookapi"}, "may-in-a-namespace": {ns, "local"}} {
+		a.by(name, k.token(a.t, account[0], account[1], "meshca", nil))
+	}
+	k.kubectl(a.t, "", "-n", ns, "create", "rolebinding", "local", "--clusterrole", ns+"-operator", "--serviceaccount", ns+":local")
+	for _, verb := range []string{"create", "list", "revoke", "rotate"} {
+		k.operators(a.t, ns, "may-"+verb, verb)
+		a.by("may-"+verb, k.token(a.t, ns, "may-"+verb, "meshca", nil))
+	}
+	pod, _ := k.bindable(a.t, ns, "Pod", "stays", "bookapi")
+	a.by("pod", k.token(a.t, ns, "bookapi", "meshca", pod))
+}
+
+// lost are the callers whose tokens are no good: for others, forged, or of what is gone.
+func (a *access) lost(k *kubernetes, ns string) {
+	a.t.Helper()
+	a.by("audience-of-the-cluster", k.token(a.t, ns, "operator", "", nil))
+	a.by("another-audience", k.token(a.t, ns, "operator", "vault", nil))
+	a.by("forged", forgeToken(a.t, a.operator.token, k.token(a.t, ns, "bookapi", "meshca", nil)))
+	a.by("unsigned", unsign(a.t, a.operator.token))
+	for name, kind := range map[string]string{"pod-is-gone": "Pod", "secret-is-gone": "Secret"} {
+		bound, remove := k.bindable(a.t, ns, kind, name, "bookapi")
+		token := k.token(a.t, ns, "bookapi", "meshca", bound)
+		remove()
+		k.awaitNobody(a.t, token)
+		a.by(name, token)
+	}
+	k.serviceAccount(a.t, ns, "anew")
+	token := k.token(a.t, ns, "anew", "meshca", nil)
+	k.do(a.t, http.MethodDelete, "/api/v1/namespaces/"+ns+"/serviceaccounts/anew", nil)
+	k.serviceAccount(a.t, ns, "anew")
+	k.awaitNobody(a.t, token)
+	a.by("account-made-anew", token)
 }
 
 // forgeToken has the claims of one token, and the signature of another.

@@ -31,6 +31,19 @@ func testCallersAway(t *testing.T, k *kubernetes) {
 		t.Errorf("many requests with one token ask %d times", n)
 	}
 
+	checkWhileAway(t, m, g, p, fresh)
+
+	g.Do(answerReviews(func(x *exchange) { x.Answer(http.StatusTooManyRequests, "7") }))
+	answer := fresh().do("GET", "/v1/services/bookapi", "")
+	answer.refused(t, http.StatusServiceUnavailable, "unavailable")
+	if after, err := strconv.Atoi(answer.header.Get("Retry-After")); err != nil || after < 7 {
+		t.Errorf("Retry-After %q, and the API server said 7", answer.header.Get("Retry-After"))
+	}
+	checkAudiences(t, k, m, g, p)
+}
+
+// checkWhileAway has the API server away, and back again.
+func checkWhileAway(t *testing.T, m *clusterMesh, g *gate, p *Process, fresh func() *apiClient) {
 	certified, known, asked := m.as(p, "", m.held("envoy")), fresh(), time.Time{}
 	p.Await("it asks twice within the seconds that a yes is good for", func() error {
 		known, asked = fresh(), time.Now()
@@ -69,14 +82,6 @@ func testCallersAway(t *testing.T, k *kubernetes) {
 		}
 		return nil
 	})
-
-	g.Do(answerReviews(func(x *exchange) { x.Answer(http.StatusTooManyRequests, "7") }))
-	answer := fresh().do("GET", "/v1/services/bookapi", "")
-	answer.refused(t, http.StatusServiceUnavailable, "unavailable")
-	if after, err := strconv.Atoi(answer.header.Get("Retry-After")); err != nil || after < 7 {
-		t.Errorf("Retry-After %q, and the API server said 7", answer.header.Get("Retry-After"))
-	}
-	checkAudiences(t, k, m, g, p)
 }
 
 // checkAudiences has an API server that does not look at the audiences pass a token that is meant for itself: one that
