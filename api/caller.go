@@ -33,6 +33,7 @@ const (
 	VerbCreate = "create"
 	VerbList   = "list"
 	VerbRevoke = "revoke"
+	VerbRotate = "rotate" // have what services hold replaced, and say how a take-over or a heal goes on
 )
 
 // A User is whom a cluster knows a token to be of.
@@ -305,7 +306,7 @@ func (v *V1) authenticate(log *slog.Logger) func(http.Handler) http.Handler {
 					refuse(w, r, err)
 					return
 				}
-				request.caller = caller
+				request.caller, request.again = caller, func() (Caller, error) { return v.identify(r) }
 			}
 			next.ServeHTTP(w, r)
 		})

@@ -37,6 +37,7 @@ var (
 	requestUnderWay   = kind{"request-under-way", "A request with this Idempotency-Key is being answered", http.StatusConflict}
 	keyNotRetained    = kind{"key-not-retained", "The private key was given once and is kept nowhere", http.StatusConflict}
 	alreadyRevoked    = kind{"already-revoked", "The certificate was revoked for another reason", http.StatusConflict}
+	notKept           = kind{"not-kept", "Something stands in the way at the service's place", http.StatusConflict}
 	conflict          = kind{"conflict", "It does not go together with what is there", http.StatusConflict}
 	tooLarge          = kind{"too-large", "The request is too long", http.StatusRequestEntityTooLarge}
 	unsupportedType   = kind{"unsupported-media-type", "The body is no application/json", http.StatusUnsupportedMediaType}
@@ -51,7 +52,7 @@ var (
 
 // kinds lists them all.
 var kinds = []kind{badRequest, csrMalformed, csrProof, unauthenticated, forbidden, nameNotGranted, notFound, methodNotAllowed,
-	notAcceptable, requestUnderWay, keyNotRetained, alreadyRevoked, conflict, tooLarge, unsupportedType, keyRefused, nameMalformed,
+	notAcceptable, requestUnderWay, keyNotRetained, alreadyRevoked, notKept, conflict, tooLarge, unsupportedType, keyRefused, nameMalformed,
 	unprocessable, idempotencyReused, tooMany, internal, unavailable}
 
 // A problem is an answer that is none. Its detail is for the caller: what was wrong and what to do, in words of ours,

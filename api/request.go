@@ -22,8 +22,9 @@ import (
 type request struct {
 	id        string
 	caller    Caller
-	operation string   // method and pattern, "" where there is none such
-	accept    []string // media types that the caller accepts, as it sent them
+	again     func() (Caller, error) // finds out anew who asks, for answers that go on
+	operation string                 // method and pattern, "" where there is none such
+	accept    []string               // media types that the caller accepts, as it sent them
 	path      string
 	body      []byte
 	refused   *problem // the answer, where it is one
@@ -54,6 +55,9 @@ var forms = map[string]form{
 	"POST /v1/certificates":                 {fields: map[string]bool{"service": true, "csr": true, "generateKey": false}},
 	"POST /v1/certificates/{serial}/renew":  {fields: map[string]bool{"csr": true}, optional: true},
 	"POST /v1/certificates/{serial}/revoke": {fields: map[string]bool{"reason": true}},
+	"POST /v1/adopt":                        {fields: map[string]bool{"service": true}},
+	"POST /v1/heal":                         {fields: map[string]bool{"service": true}},
+	"GET /v1/events":                        {query: []string{"service"}},
 }
 
 // checkForm refuses what the contract does not know before anything is decoded: generated code lets unknown and

@@ -1,9 +1,10 @@
-// Package api answers over HTTP: health, readiness and metrics on a TCP address, the status on a Unix
-// socket that only the owner of the store may open.
+// Package api answers over HTTP: health, readiness and metrics on a TCP address, the operations of openapi.yaml
+// over HTTPS and on a Unix socket that only the owner of the store may open.
 //
 // # Concurrency
 //
-// Handlers run on net/http's goroutines and read snapshots; none of them waits for the engine.
+// Handlers run on net/http's goroutines and read snapshots; none of them waits for the engine but those that
+// give it an order, for less than an answer may take. Streams of events live until either side ends them.
 package api
 
 import (

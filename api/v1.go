@@ -35,6 +35,9 @@ const maxBody = 64 << 10
 type V1 struct {
 	Issuer   *issuer.Issuer
 	Engine   Engine
+	Operator Operator
+	Read     func(context.Context) (*Reading, error) // reads and compares what all services hold, beside the engine
+	Events   *Events                                 // nil where nothing is told of but what is done here
 	Grants   *Grants
 	Admin    *AdminToken          // nil where there is none
 	Accounts Accounts             // nil without a cluster
@@ -45,6 +48,7 @@ type V1 struct {
 
 	begun   sync.Once
 	ready   readiness
+	looks   looks
 	signed  signed
 	written written
 	signing chan struct{} // a place for each certificate that is being signed
@@ -60,7 +64,9 @@ func (v *V1) Handler() http.Handler {
 func (v *V1) Owner() http.Handler {
 	return v.handler(func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			requestOf(r).caller = Caller{Name: "owner", everything: true}
+			request := requestOf(r)
+			request.caller = Caller{Name: "owner", everything: true}
+			request.again = func() (Caller, error) { return request.caller, nil }
 			next.ServeHTTP(w, r)
 		})
 	})
@@ -69,6 +75,10 @@ func (v *V1) Owner() http.Handler {
 func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
 	v.begun.Do(func() { // both doors share it, and the second is opened when the first is in use
 		v.ready.engine = v.Engine
+		v.looks.turn = make(chan struct{}, 1)
+		if v.Events == nil {
+			v.Events = NewEvents(v.Now)
+		}
 		v.signing = make(chan struct{}, signingAtOnce)
 		v.making = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	})
@@ -184,6 +194,7 @@ const (
 	pemChain = "application/pem-certificate-chain"
 	pemFile  = "application/x-pem-file"
 	crlType  = "application/pkix-crl"
+	sseType  = "text/event-stream"
 )
 
 // unchanged says whether the caller has what the tag stands for.

@@ -36,7 +36,7 @@ func (e *Engine) mayPublish(names []string, now time.Time) (may bool) {
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
 		if isPublished(name) {
-			next, ok, _ := e.publications[name].take(now)
+			next, ok, _ := e.publications[name].take(heals, now)
 			e.publications[name] = next
 			may = may || ok
 		}

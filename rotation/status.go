@@ -95,6 +95,7 @@ func (e *Engine) publish(now time.Time) {
 		Sweep:   e.swept,
 		LastRun: e.lastRun,
 		NextRun: e.Schedule.Next(now),
+		Roots:   []CAStatus{}, CRLs: []CRLStatus{}, Services: []ServiceStatus{}, // lists that are there, also where nothing is in them
 	}
 	for _, root := range authority.Roots() {
 		s.Roots = append(s.Roots, caStatus(root.Generation, root.Certificate))

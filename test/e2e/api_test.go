@@ -89,6 +89,9 @@ func (c *apiClient) do(method, path, body string, headers ...string) callAnswer 
 	response, err := (&http.Client{Transport: transport, Timeout: patience}).Do(request)
 	must(c.t, err)
 	defer response.Body.Close()
+	if response.Header.Get("Content-Type") == "text/event-stream" { // it does not end: its head is the answer
+		return callAnswer{response.StatusCode, response.Header, nil}
+	}
 	content, err := io.ReadAll(response.Body)
 	must(c.t, err)
 	if bytes.Contains(content, []byte(c.token)) && c.token != "" {
