@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// A cluster answers every token and every right with the same.
-type cluster struct {
+// A reviewer answers every token and every right with the same.
+type reviewer struct {
 	user        *User
 	review, may error
 	allowed     bool
 }
 
-func (c cluster) Review(context.Context, string) (*User, error)    { return c.user, c.review }
-func (c cluster) May(context.Context, *User, string) (bool, error) { return c.allowed, c.may }
+func (c reviewer) Review(context.Context, string) (*User, error)    { return c.user, c.review }
+func (c reviewer) May(context.Context, *User, string) (bool, error) { return c.allowed, c.may }
 
 // throttled asks to be left alone.
 type throttled struct{}
@@ -34,20 +34,20 @@ func TestClusterThatDoesNotAnswer(t *testing.T) {
 	away := errors.New(words)
 	user := &User{Name: "system:serviceaccount:default:web"}
 	for what, tt := range map[string]struct {
-		cluster cluster
+		cluster reviewer
 		status  int
 		detail  string
 		after   string
 	}{
-		"nobody":                {cluster{review: fmt.Errorf("%w: %s", ErrNoAccount, words)}, 401, "does not know the token", ""},
-		"away":                  {cluster{review: away}, 503, "could not say whose the token is", "1"},
-		"throttled":             {cluster{review: fmt.Errorf("%s: %w", words, throttled{})}, 503, "could not say whose", "7"},
-		"may not ask whose":     {cluster{review: fmt.Errorf("%w: %s", ErrMayNotAsk, words)}, 503, "lacks the right to create tokenreviews", "1"},
-		"away for rights":       {cluster{user: user, may: away}, 503, "could not say whether the caller is an operator", "1"},
-		"throttled for rights":  {cluster{user: user, may: throttled{}}, 503, "could not say whether", "7"},
-		"may not ask of rights": {cluster{user: user, may: fmt.Errorf("%w: %s", ErrMayNotAsk, words)}, 503, "lacks the right to create subjectaccessreviews", "1"},
-		"a right and an error":  {cluster{user: user, allowed: true, may: away}, 503, "could not say whether", "1"},
-		"no right":              {cluster{user: user}, 403, "clients: [{serviceAccount: default/web}]", ""},
+		"nobody":                {reviewer{review: fmt.Errorf("%w: %s", ErrNoAccount, words)}, 401, "does not know the token", ""},
+		"away":                  {reviewer{review: away}, 503, "could not say whose the token is", "1"},
+		"throttled":             {reviewer{review: fmt.Errorf("%s: %w", words, throttled{})}, 503, "could not say whose", "7"},
+		"may not ask whose":     {reviewer{review: fmt.Errorf("%w: %s", ErrMayNotAsk, words)}, 503, "lacks the right to create tokenreviews", "1"},
+		"away for rights":       {reviewer{user: user, may: away}, 503, "could not say whether the caller is an operator", "1"},
+		"throttled for rights":  {reviewer{user: user, may: throttled{}}, 503, "could not say whether", "7"},
+		"may not ask of rights": {reviewer{user: user, may: fmt.Errorf("%w: %s", ErrMayNotAsk, words)}, 503, "lacks the right to create subjectaccessreviews", "1"},
+		"a right and an error":  {reviewer{user: user, allowed: true, may: away}, 503, "could not say whether", "1"},
+		"no right":              {reviewer{user: user}, 403, "clients: [{serviceAccount: default/web}]", ""},
 	} {
 		t.Run(what, func(t *testing.T) {
 			var log strings.Builder

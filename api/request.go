@@ -100,6 +100,9 @@ func (f form) checkQuery(r *http.Request) error {
 
 // checkBody reads the body whole, checks it, and leaves it for the decoder.
 func (f form) checkBody(r *http.Request) error {
+	if r.ContentLength > maxBody {
+		return tooLong()
+	}
 	limit := int64(maxBody) + 1
 	if f.fields == nil { // anybody may ask for what is public: nothing is kept of what is not wanted
 		limit = 1
@@ -108,7 +111,7 @@ func (f form) checkBody(r *http.Request) error {
 	var long *http.MaxBytesError
 	switch {
 	case errors.As(err, &long):
-		return tooLarge.because(fmt.Sprintf("the body is longer than %d bytes", long.Limit))
+		return tooLong()
 	case err != nil:
 		return badRequest.because("the body did not come whole").caused(err)
 	case len(body) == 0 && (f.fields == nil || f.optional):
@@ -117,15 +120,19 @@ func (f form) checkBody(r *http.Request) error {
 	case f.fields == nil:
 		return badRequest.because("this operation takes no body")
 	}
+	requestOf(r).body = body
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" || len(r.Header.Values("Content-Type")) > 1 {
 		return unsupportedType.because("say Content-Type: application/json")
 	}
 	if err := f.checkJSON(body); err != nil {
 		return err
 	}
-	requestOf(r).body = body
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
+}
+
+func tooLong() error {
+	return tooLarge.because(fmt.Sprintf("the body is longer than %d bytes", maxBody))
 }
 
 // checkJSON wants one flat object of known fields, each once.

@@ -38,7 +38,11 @@ func (e *Engine) foundAmong(ctx context.Context, names []string, now time.Time) 
 		s := e.services[name]
 		return s == nil || s.unread || s.Known && s.Takeover == nil
 	})
-	e.look(ctx, slices.DeleteFunc(slices.Clone(candidates), func(name string) bool { return e.services[name].ahead != nil }))
+	// What could not be seen is looked at in its own turn first: the others' turns need not wait for it.
+	e.look(ctx, slices.DeleteFunc(slices.Clone(candidates), func(name string) bool {
+		s := e.services[name]
+		return s.ahead != nil || s.unseen
+	}))
 	w := e.world(now)
 	found := make(map[string]Seen)
 	for _, name := range candidates {

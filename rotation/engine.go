@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/store"
 )
@@ -57,6 +55,7 @@ type Engine struct {
 	services map[string]*service // owned by the goroutine of Start and Run
 	lastRun  time.Time
 	swept    Sweep
+	passed   time.Time // when the last pass ended
 	wall     time.Time // the clock at the last pass, to notice that it went back
 
 	checks       checks            // of what is about to be written
@@ -67,6 +66,8 @@ type Engine struct {
 	revocations  uint64            // in the store, when the records were read
 	crls         []issuer.CRL      // in force
 	late         string            // issuers whose CRL is overdue, as it was said last
+
+	atWork map[string]time.Time // jobs of the pass that are under way, and since when; owned by the goroutine of Start and Run
 
 	commands chan command
 	changed  chan string // what the target's watch tells
@@ -137,6 +138,7 @@ func New(c Config) *Engine {
 		Config:       c,
 		services:     make(map[string]*service),
 		publications: make(map[string]bucket),
+		atWork:       make(map[string]time.Time),
 		commands:     make(chan command),
 		changed:      make(chan string, 64),
 	}
@@ -442,25 +444,22 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 		e.see(ctx, now)
 		w.Trusted = e.trusted(ctx, now)
 	}
-	var group errgroup.Group
-	group.SetLimit(parallel)
+	var turns []job
 	for _, name := range names {
-		s, kept := e.services[name]
-		if !kept {
-			continue
+		if s, kept := e.services[name]; kept {
+			turns = append(turns, job{name, func() error {
+				if ctx.Err() != nil {
+					return nil // the program is ending: what was not begun is left to the next start
+				}
+				e.serve(ctx, s, w, now)
+				if all {
+					return e.Target.Tidy(ctx, s.Service)
+				}
+				return nil
+			}})
 		}
-		group.Go(func() error { // ends with the pass; owns s until then
-			if ctx.Err() != nil {
-				return nil // the program is ending: what was not begun is left to the next start
-			}
-			e.serve(ctx, s, w, now)
-			if all {
-				return e.Target.Tidy(ctx, s.Service)
-			}
-			return nil
-		})
 	}
-	err := errors.Join(group.Wait(), e.recordDelivered(names))
+	err := e.work(ctx, turns)
 	for _, s := range e.services {
 		s.ahead = nil // also of those that had no turn: a later pass must not decide on it
 	}
@@ -473,6 +472,7 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 	if all && ctx.Err() == nil {
 		e.finishSweep(errors.Join(err, e.publishBundle(ctx)), w, now)
 	}
+	e.passed = e.now()
 	e.publish(now)
 }
 

@@ -21,11 +21,14 @@ func (e *Engine) publishBundle(ctx context.Context) error {
 	if unread || !e.surveyed {
 		return errors.New("the trust bundle is not published: no place could be read")
 	}
-	changed, err := e.Target.Publish(ctx, e.Issuer.Authority().Bundle().PEM())
-	for _, place := range changed {
-		e.changedAgain(place) // somebody has written since the services' places were looked at: they may show why
-	}
-	return err
+	bundle := e.Issuer.Authority().Bundle().PEM()
+	return e.work(ctx, []job{{Published, func() error {
+		changed, err := e.Target.Publish(ctx, bundle)
+		for _, place := range changed {
+			e.changedAgain(place) // somebody has written since the services' places were looked at: they may show why
+		}
+		return err
+	}}})
 }
 
 // mayPublish meters what is done after somebody may have changed what was published, as the heals of a service are:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,46 +90,54 @@ func TestRenewIsMetered(t *testing.T) {
 // TestRenewIsRefused: what stands in the way is named, nothing is issued, and nothing is owed when it is gone.
 func TestRenewIsRefused(t *testing.T) {
 	for name, tt := range map[string]struct {
-		spoil func(*world)
-		mend  func(*world)
+		spoil func(*world, *atomic.Bool)
+		mend  func(*world, *atomic.Bool)
 		state string
 		says  string
 	}{
 		"refused": {
-			func(w *world) {
+			func(w *world, _ *atomic.Bool) {
 				w.target.Change("pgadmin", func(o *rotation.Observation) { o.Foreign = rotation.Obstacle{Reason: "is another's", Hint: "ask them"} })
 			},
-			func(w *world) {
+			func(w *world, _ *atomic.Bool) {
 				w.target.Change("pgadmin", func(o *rotation.Observation) { o.Foreign = rotation.Obstacle{} })
 			}, rotation.StateRefused, "is another's"},
 		"resting": {
-			func(w *world) { w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "ticket 42" }) },
-			func(w *world) { w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "" }) },
+			func(w *world, _ *atomic.Bool) {
+				w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "ticket 42" })
+			},
+			func(w *world, _ *atomic.Bool) {
+				w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "" })
+			},
 			rotation.StateResting, "ticket 42"},
 		"away, and it is known": {
-			func(w *world) {
-				w.target.Unreachable = func(string) error { return targettest.ErrDown }
-				w.engine.Nudge("pgadmin")
-			},
-			func(w *world) { w.target.Unreachable = nil; w.engine.Nudge("pgadmin") },
+			func(w *world, away *atomic.Bool) { away.Store(true); w.engine.Nudge("pgadmin") },
+			func(w *world, away *atomic.Bool) { away.Store(false); w.engine.Nudge("pgadmin") },
 			rotation.StateFailing, targettest.ErrDown.Error()},
 		"away since": {
-			func(w *world) { w.target.Unreachable = func(string) error { return targettest.ErrDown } },
-			func(w *world) { w.target.Unreachable = nil; w.engine.Nudge("pgadmin") },
+			func(_ *world, away *atomic.Bool) { away.Store(true) },
+			func(w *world, away *atomic.Bool) { away.Store(false); w.engine.Nudge("pgadmin") },
 			rotation.StateFailing, targettest.ErrDown.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
+				var away atomic.Bool
+				w.target.Unreachable = func(string) error {
+					if away.Load() {
+						return targettest.ErrDown
+					}
+					return nil
+				}
 				stop := w.run(t)
 				defer stop()
 				before := w.current(t, "pgadmin").Record().Serial
-				tt.spoil(w)
+				tt.spoil(w, &away)
 				synctest.Wait()
 				var stands *rotation.NotKeptError
 				if err := w.renew(t, "pgadmin"); !errors.As(err, &stands) || stands.State != tt.state || !strings.Contains(stands.Reason, tt.says) {
 					t.Errorf("%v, want %s: … %s", err, tt.state, tt.says)
 				}
-				tt.mend(w)
+				tt.mend(w, &away)
 				time.Sleep(10 * time.Minute)
 				synctest.Wait()
 				if serial := w.current(t, "pgadmin").Record().Serial; serial != before {
@@ -144,15 +153,22 @@ func TestRenewIsRefused(t *testing.T) {
 // another one.
 func TestRenewThatCannotBeWritten(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
+		var fails atomic.Bool
+		w.target.Fail = func(string) (error, bool) {
+			if fails.Load() {
+				return targettest.ErrDown, false
+			}
+			return nil, true
+		}
 		stop := w.run(t)
 		defer stop()
-		w.target.Fail = func(string) (error, bool) { return targettest.ErrDown, false }
+		fails.Store(true)
 		var stands *rotation.NotKeptError
 		if err := w.renew(t, "pgadmin"); !errors.As(err, &stands) || stands.State != rotation.StateFailing {
 			t.Errorf("%v", err)
 		}
 		recorded := w.current(t, "pgadmin").Record().Serial
-		w.target.Fail = nil
+		fails.Store(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if w.check(t); w.current(t, "pgadmin").Record().Serial != recorded {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/store"
+	"github.com/meshca/meshca/verify"
 )
 
 // serve brings one service to where it should be: observe, decide, act.
@@ -298,18 +299,18 @@ func (s *Seen) holds(leaf *issuer.Leaf) bool {
 		(s.Proven && s.Mark.Serial == record.Serial || s.Mark == nil && record.Adopted())
 }
 
-// deliver notes that the newest leaf is in place. The pass records it for all services at once; a crash before
+// deliver notes that the newest leaf is in place. The pass records it for many services at once; a crash before
 // that is settled at the next start, by what the target holds.
 func (e *Engine) deliver(s *service) {
 	s.arrived = true
 }
 
-// recordDelivered records which leaves have come to their places in this pass.
-func (e *Engine) recordDelivered(names []string) error {
+// recordDelivered records which leaves have come to their places since it was called last.
+func (e *Engine) recordDelivered() error {
 	var arrived []*service
 	var leaves []*issuer.Leaf
-	for _, name := range names {
-		if s := e.services[name]; s != nil && s.arrived {
+	for _, name := range e.names() {
+		if s := e.services[name]; !e.busy(name) && s.arrived {
 			arrived, leaves = append(arrived, s), append(leaves, s.Leaf)
 		}
 	}
@@ -434,8 +435,9 @@ func (e *Engine) tell(s *service, action Action, seen Seen, now time.Time) {
 		if action.Reason == ReasonRenewal || strings.HasPrefix(action.Reason, ReasonAsked) {
 			kind = NoticeRenewed
 		}
+		first := e.Issuer.Authority().BundleFor(s.Service).Certificates()[0] // a bundle is never empty
 		e.Target.Tell(Notice{s.Service, kind, record.Serial, fmt.Sprintf("leaf %s, valid until %s (%s); ca.crt %s", record.Serial,
-			record.NotAfter.Format(time.RFC3339), action.Reason, describe(e.Issuer.Authority().BundleFor(s.Service).PEM(), nil))})
+			record.NotAfter.Format(time.RFC3339), action.Reason, verify.ShortFingerprint(first))})
 		return
 	}
 	e.tellHeal(s, action, seen, now)

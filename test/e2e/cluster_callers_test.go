@@ -17,7 +17,7 @@ import (
 func testCallersAway(t *testing.T, k *kubernetes) {
 	const ns = "callers-away"
 	m := k.callers(t, ns, nil)
-	g := newGate(t, &apiAccess{Cluster: k.Cluster, server: k.Server, transport: k.admin.Transport.(*http.Transport)}, "system:serviceaccount:"+ns+"-ca:meshca")
+	g := newGate(t, k, m.account.token)
 	m.account.kubeconfig = g.Kubeconfig
 	p := m.Start()
 	fresh := func() *apiClient { return m.as(p, k.token(t, ns, "bookapi", "meshca", nil), nil) }
