@@ -52,7 +52,8 @@ func (u *User) Account() string {
 	return namespace + "/" + name
 }
 
-// Accounts is a cluster that knows tokens.
+// Accounts is a cluster that knows tokens. What it is asked may be asked with each request: it remembers its answers for
+// seconds, and bounds what it asks at once. An error other than ErrNoAccount is no answer, and lets nobody in.
 type Accounts interface {
 	// Review says whose the token is. ErrNoAccount is for one that is nobody's, or not meant for meshca.
 	Review(ctx context.Context, token string) (*User, error)
@@ -61,7 +62,26 @@ type Accounts interface {
 }
 
 // ErrNoAccount is what Review wraps for a token that stands for nobody.
-var ErrNoAccount = errors.New("the token is nobody's")
+var ErrNoAccount = errors.New("no account")
+
+// ErrMayNotAsk is what Review and May wrap where the cluster does not let meshca itself ask: time alone mends nothing.
+var ErrMayNotAsk = errors.New("meshca has no right to ask")
+
+// unanswered is a problem of the cluster's, or of meshca's rights there, and none of the caller's.
+func unanswered(what, right string, err error) *problem {
+	if errors.Is(err, ErrMayNotAsk) {
+		what += ": meshca's account lacks the right to create " + right + ", which an operator has to give it"
+	}
+	p := unavailable.because(what).caused(err)
+	p.after = time.Second
+	if asks, ok := errors.AsType[interface {
+		error
+		Wait() time.Duration
+	}](err); ok {
+		p.after = max(p.after, asks.Wait())
+	}
+	return p
+}
 
 // A Grant is what the catalogue says of one service's certificates beside their names.
 type Grant struct {
@@ -163,9 +183,7 @@ func (v *V1) byToken(ctx context.Context, token string) (Caller, error) {
 		return Caller{}, unauthenticated.because("the API server does not know the token, or it is not of audience meshca: " +
 			"mount a projected token with that audience").caused(err)
 	case err != nil:
-		p := unavailable.because("the API server could not say whose the token is").caused(err)
-		p.after = time.Second
-		return Caller{}, p
+		return Caller{}, unanswered("the API server could not say whose the token is", "tokenreviews", err)
 	}
 	caller := Caller{Name: "user:" + user.Name, Account: user.Account(), user: user}
 	if caller.Account != "" {
@@ -238,9 +256,7 @@ func (v *V1) may(ctx context.Context, c *Caller, verb string) (bool, error) {
 	}
 	ok, err := v.Accounts.May(ctx, c.user, verb)
 	if err != nil {
-		p := unavailable.because("the API server could not say whether the caller is an operator").caused(err)
-		p.after = time.Second
-		return false, p
+		return false, unanswered("the API server could not say whether the caller is an operator", "subjectaccessreviews", err)
 	}
 	return ok, nil
 }

@@ -92,23 +92,27 @@ func (v *V1) match(p contract.ListCertificatesParams) func(*issuer.Record) bool 
 // visible are the services whose certificates are listed, nil for all.
 func (v *V1) visible(ctx context.Context, service *string) ([]string, error) {
 	caller := &fromContext(ctx).caller
-	operator, err := v.may(ctx, caller, VerbList)
-	if err != nil {
-		return nil, err
-	}
+	granted := v.Grants.services(caller)
 	if service != nil {
 		if profile.CheckLabel(*service) != nil {
 			return nil, badRequest.because("the service is no DNS label", "service")
 		}
-		if !operator && !slices.Contains(v.Grants.services(caller), *service) {
-			return nil, forbidden.because("the catalogue has no such service, or does not list the caller under its clients", "service")
+		if slices.Contains(granted, *service) {
+			return []string{*service}, nil
 		}
-		return []string{*service}, nil
 	}
-	if operator {
+	operator, err := v.may(ctx, caller, VerbList)
+	switch {
+	case err != nil:
+		return nil, err
+	case service != nil && !operator:
+		return nil, forbidden.because("the catalogue has no such service, or does not list the caller under its clients", "service")
+	case service != nil:
+		return []string{*service}, nil
+	case operator:
 		return nil, nil
 	}
-	return append([]string{}, v.Grants.services(caller)...), nil
+	return append([]string{}, granted...), nil
 }
 
 // GetCertificate tells of one certificate.
@@ -141,19 +145,23 @@ func (v *V1) certificate(ctx context.Context, serial, verb string) (*issuer.Leaf
 	}
 	none := notFound.because("there is no certificate with this serial number, or the caller may not know of it", "serial")
 	caller := &fromContext(ctx).caller
-	operator, err := v.may(ctx, caller, verb)
+	if leaf != nil && v.concerns(caller, leaf) {
+		return leaf, nil
+	}
+	operator, err := v.may(ctx, caller, verb) // last, since it may ask somebody else; and also where there is none
 	switch {
 	case err != nil:
 		return nil, err
-	case leaf == nil:
-		return nil, none
-	case operator, caller.Certificate != nil && caller.Certificate.Equal(leaf.Certificate()):
-		return leaf, nil
-	}
-	if grant, _ := v.Grants.get(leaf.Record().Service); !grant.lists(caller) {
+	case leaf == nil || !operator:
 		return nil, none
 	}
 	return leaf, nil
+}
+
+// concerns says whether the caller presents the certificate, or may ask for its service.
+func (v *V1) concerns(c *Caller, leaf *issuer.Leaf) bool {
+	grant, _ := v.Grants.get(leaf.Record().Service)
+	return grant.lists(c) || c.Certificate != nil && c.Certificate.Equal(leaf.Certificate())
 }
 
 // canonicalSerial is a serial number as the store has it, from any spelling.

@@ -101,14 +101,16 @@ type Seal struct {
 
 // A Listen says which addresses are served.
 type Listen struct {
-	// API is where certificates are asked for, by HTTPS with a certificate of this CA, with target.directory only:
-	// host:port, port 0 to 65535, 0 for any free port, or empty for nowhere. Whoever reaches it and has the admin
-	// token beside the store may have a certificate of every service. A port in use stops the start. Default
-	// 127.0.0.1:8443. Read at start.
+	// API is where certificates are asked for, by HTTPS with a certificate of this CA: host:port, port 0 to 65535, 0
+	// for any free port, or empty for nowhere. The default is reached from the same machine or pod alone; behind a
+	// Service write :8443. With target.directory, whoever has the admin token beside the store may have a certificate
+	// of every service; with target.kubernetes there is no such token, and callers are known to the API server. A port
+	// in use stops the start. Default 127.0.0.1:8443. Read at start.
 	API string `yaml:"api"`
 
-	// Names are more DNS names by which the API is reached, beside localhost: lower case, no wildcard, at most
-	// 50, each once. A client that dials another name refuses the connection. Default []. Read at start.
+	// Names are more DNS names by which the API is reached, beside localhost and, with target.kubernetes, a Service
+	// meshca in meshca's own namespace: lower case, no wildcard, at most 50, each once. A client that dials another
+	// name refuses the connection. Default []. Read at start.
 	Names []string `yaml:"names,omitempty"`
 
 	// Metrics is where metrics and health are served over plain HTTP: host:port, port 0 to 65535, 0 for any

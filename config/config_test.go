@@ -112,7 +112,7 @@ func TestExampleIsTheDefaults(t *testing.T) {
 	const others = "{name: pgadmin}, {name: bookapi}, {name: bookapi-mcp-server}, {name: timescaledb}]"
 	for name, tt := range map[string]struct{ want, got string }{
 		"directory":  {minimal + "services: [{name: envoy}, " + others, string(Example())},
-		"kubernetes": {cluster + "services: [{name: envoy, clients: [{service: pgadmin}], workloads: [{kind: Deployment, name: envoy}]}, " + others, clusterExample(t)},
+		"kubernetes": {cluster + "services: [{name: envoy, clients: [{service: pgadmin}, {serviceAccount: default/envoy}], workloads: [{kind: Deployment, name: envoy}]}, " + others, clusterExample(t)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := parsed(t, tt.got)

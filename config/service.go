@@ -69,11 +69,16 @@ type Service struct {
 	Key profile.KeyType `yaml:"key"`
 }
 
-// A Client is who may ask for a service's certificates.
+// A Client is who may ask for a service's certificates. Exactly one of its fields must be named.
 type Client struct {
 	// Service is a service of the catalogue: who presents its certificate to the API is this client. A name that is
-	// not in the file is refused. Required. Reloads live.
-	Service string `yaml:"service"`
+	// not in the file is refused. Default none. Reloads live.
+	Service string `yaml:"service,omitempty"`
+
+	// ServiceAccount is NAMESPACE/NAME of a Kubernetes service account, with target.kubernetes only: who sends a token
+	// of it that is meant for the audience meshca is this client, which is every pod that runs as it. A wrong one lets
+	// strangers in: whether there is such an account is not looked up. Default none. Reloads live.
+	ServiceAccount string `yaml:"serviceAccount,omitempty"`
 }
 
 // A Workload is what runs a service.

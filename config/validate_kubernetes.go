@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/meshca/meshca/profile"
 )
 
 // How a change of a Secret is noticed.
@@ -107,6 +109,21 @@ func (k checker) secrets() {
 		}
 		first[at] = k.line(secret)
 	}
+}
+
+// checkAccount says whether s may be NAMESPACE/NAME of a service account.
+func checkAccount(s string) error {
+	namespace, name, both := strings.Cut(s, "/")
+	if !both {
+		return errors.New("is no NAMESPACE/NAME")
+	}
+	if err := profile.CheckLabel(namespace); err != nil {
+		return fmt.Errorf("has a namespace that %w", err)
+	}
+	if err := checkObjectName(name); err != nil {
+		return fmt.Errorf("has a name that %w", err)
+	}
+	return nil
 }
 
 // checkObjectName says whether s may name an object in Kubernetes, which takes a DNS subdomain in lower case.

@@ -57,25 +57,46 @@ func (k checker) service(path string, s Service) {
 	k.delivery(path, s)
 }
 
-// clients wants each client once, and in the file: a name that is misspelt would let nobody in, or one day a stranger.
+// clients wants each client once, and a service in the file: a name that is misspelt would let nobody in, or one day a
+// stranger.
 func (k checker) clients(path string, clients []Client) {
-	first := map[string]int{}
+	first := map[Client]int{}
 	for i, client := range clients {
-		at := fmt.Sprintf("%s[%d].service", path, i)
-		line, again := first[client.Service]
-		known := slices.ContainsFunc(k.c.Services, func(s Service) bool { return s.Name == client.Service })
-		switch {
-		case !k.ok(fmt.Sprintf("%s[%d]", path, i)) || !k.ok(at):
-		case !k.has(at):
-			k.add(fmt.Sprintf("%s[%d]", path, i), "write service: NAME", "names no service")
+		at := fmt.Sprintf("%s[%d]", path, i)
+		service, account := at+".service", at+".serviceAccount"
+		if !k.ok(at, service, account) {
+			continue
+		}
+		switch named, known := k.has(service), k.client(at, client); {
 		case !known:
-			k.add(at, "", "%s is no service of this file", quote(client.Service))
-		case again:
-			k.add(at, "keep one of the two", "%q is listed twice, first on line %d", client.Service, line)
+		case first[client] > 0:
+			k.add(k.written(service, account), "keep one of the two", "%q is listed twice, first on line %d", client.Service+client.ServiceAccount, first[client])
+		case named:
+			first[client] = k.line(service)
 		default:
-			first[client.Service] = k.line(at)
+			first[client] = k.line(account)
 		}
 	}
+}
+
+// client says whether one client is somebody.
+func (k checker) client(at string, client Client) bool {
+	service, account := at+".service", at+".serviceAccount"
+	switch named, accounted := k.has(service), k.has(account); {
+	case named && accounted:
+		k.add(account, "write two clients, each with one of them", "stands beside service, want exactly one")
+	case !named && !accounted:
+		k.add(at, "write service: NAME or serviceAccount: NAMESPACE/NAME", "names nobody, want service or serviceAccount")
+	case accounted && k.c.Target.Directory != nil && k.c.Target.Kubernetes == nil:
+		k.add(account, "leave the key out", "is for target.kubernetes, target.directory does not apply it")
+	case accounted:
+		return k.name(account, client.ServiceAccount, checkAccount)
+	case !slices.ContainsFunc(k.c.Services, func(s Service) bool { return s.Name == client.Service }):
+		k.add(service, "", "%s is no service of this file", quote(client.Service))
+	default:
+		return true
+	}
+	return false
 }
 
 // countNames refuses what could never be issued: a certificate needs a name, and has at most

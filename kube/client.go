@@ -37,6 +37,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/flowcontrol"
 )
 
 // FieldManager is the name under which meshca owns fields (Kubernetes: server-side apply).
@@ -71,7 +72,9 @@ type Client struct {
 	namespace string
 	manager   string // who owns the fields that it applies
 	lanes     *lanes
-	silence   *silence // of the API server as a whole
+	timeout   time.Duration           // of one call
+	brake     flowcontrol.RateLimiter // nil: the one that all calls have together
+	silence   *silence                // of the API server as a whole
 	probing   *sync.Mutex
 }
 
@@ -82,10 +85,10 @@ func (c *Client) as(manager string) *Client {
 	return &other
 }
 
-// apart is the client with calls of its own, one at a time in a namespace: they are never in the way of the others.
-func (c *Client) apart() *Client {
+// apart is the client with calls of its own, so many at a time in a namespace: they are never in the way of the others.
+func (c *Client) apart(atOnce int) *Client {
 	other := *c
-	other.lanes = newLanes(1)
+	other.lanes = newLanes(atOnce)
 	return &other
 }
 
@@ -119,7 +122,7 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
 	return &Client{rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault), manager: FieldManager,
-		lanes: newLanes(callsAtOnce), silence: newSilence(), probing: &sync.Mutex{}}, nil
+		lanes: newLanes(callsAtOnce), timeout: callTimeout, silence: newSilence(), probing: &sync.Mutex{}}, nil
 }
 
 // Namespace is the namespace of the kubeconfig's context.
@@ -246,6 +249,15 @@ func (c *Client) merge(ctx context.Context, o object, body, v any) error {
 	return c.call(ctx, c.rest.Patch(types.MergePatchType), "patch", o, url.Values{"fieldManager": {c.manager}}, data, v)
 }
 
+// create posts an object that the API server answers and does not keep, and reads the answer into v.
+func (c *Client) create(ctx context.Context, o object, body, v any) error {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, c.rest.Post().SetHeader("Content-Type", "application/json"), "create", o, nil, data, v)
+}
+
 // call asks once: whoever calls decides when to ask again. The answer is read into v.
 func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o object, query url.Values, body []byte, v any) error {
 	slots, quiet := c.lanes.at(o.namespace, verb)
@@ -273,6 +285,9 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 	if body != nil {
 		r = r.Body(body)
 	}
+	if c.brake != nil {
+		r = r.Throttle(c.brake)
+	}
 	began := time.Now()
 	answer, err := c.ask(ctx, r)
 	if ctx.Err() == nil {
@@ -296,7 +311,7 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 
 // ask makes a call and waits for its answer, and where none comes finds out whether anybody is answered.
 func (c *Client) ask(ctx context.Context, r *rest.Request) (answer []byte, err error) {
-	timed, cancel := context.WithTimeout(ctx, callTimeout)
+	timed, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	result := r.Do(timed)
 	if err = result.Error(); err == nil { // that of Raw has not read what the API server says

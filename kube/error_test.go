@@ -112,16 +112,25 @@ func (a answer) to(t *testing.T) *Error {
 // client is one of an API server that answers everything so.
 func (a answer) client(t *testing.T) *Client {
 	t.Helper()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if a.retryAfter != "" {
-			w.Header().Set("Retry-After", a.retryAfter)
-			http.Error(w, "Too many requests, please try again later.", a.code)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(a.code)
-		_, _ = w.Write([]byte(a.body))
-	}))
+	return clientOf(t, a)
+}
+
+// ServeHTTP answers.
+func (a answer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	if a.retryAfter != "" {
+		w.Header().Set("Retry-After", a.retryAfter)
+		http.Error(w, "Too many requests, please try again later.", a.code)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(a.code)
+	_, _ = w.Write([]byte(a.body))
+}
+
+// clientOf is one of an API server that the handler is.
+func clientOf(t *testing.T, h http.Handler) *Client {
+	t.Helper()
+	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
 	client, err := newClient(&rest.Config{Host: server.URL}, "")
 	if err != nil {

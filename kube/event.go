@@ -55,7 +55,7 @@ func newEvents(c *Client, service func(string) (Service, error), log *slog.Logge
 	if err != nil || host == "" {
 		host = "meshca"
 	}
-	return &events{client: c.apart(), service: service, log: log, waiting: make(chan notice, eventsWaiting), instance: host,
+	return &events{client: c.apart(1), service: service, log: log, waiting: make(chan notice, eventsWaiting), instance: host,
 		again:   make(map[string]notice),
 		refused: refusals{what: "not all that is done is told in Events"}}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/meshca/meshca/api"
 	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/issuer"
+	"github.com/meshca/meshca/kube"
 	"github.com/meshca/meshca/profile"
 )
 
@@ -73,7 +74,8 @@ func makeToken(path string) (string, error) {
 	return token, os.Rename(next, path)
 }
 
-// buildAPI makes what answers for certificates: with folders alone, and where an address is named.
+// buildAPI makes what answers for certificates: on TCP where an address is named. Who is an operator there is the
+// cluster's to say; without one, whoever has the admin token.
 func (s *server) buildAPI(issue *issuer.Issuer) (err error) {
 	s.grants = &api.Grants{}
 	s.grants.Set(grants(s.cfg))
@@ -83,12 +85,21 @@ func (s *server) buildAPI(issue *issuer.Issuer) (err error) {
 	if s.api == nil {
 		return nil
 	}
-	token, err := adminToken(tokenPath(s.cfg))
-	if err != nil {
-		return err
+	own := ownPolicy(s.cfg)
+	if client := s.target.client; client != nil {
+		reviews := kube.NewAccounts(client)
+		s.v1.Accounts, s.v1.Engine = accounts{reviews}, reviewing{s.engine, reviews}
+		if err := nameService(&own.Identity, s.cfg.TrustDomain, client.Namespace()); err != nil {
+			return err
+		}
+	} else {
+		token, err := adminToken(tokenPath(s.cfg))
+		if err != nil {
+			return err
+		}
+		s.v1.Admin = api.NewAdminToken(token)
 	}
-	s.v1.Admin = api.NewAdminToken(token)
-	issue.SetOwn(ownPolicy(s.cfg))
+	issue.SetOwn(own)
 	s.cert = &api.ServerCertificate{Issuer: issue, RenewAt: s.cfg.Leaf.RenewAt, Now: time.Now, Log: s.log}
 	return nil
 }
@@ -113,7 +124,11 @@ func grants(cfg *config.Config) map[string]api.Grant {
 	for _, s := range cfg.Services {
 		grant := api.Grant{GenerateKey: s.GenerateKey}
 		for _, client := range s.Clients {
-			grant.Services = append(grant.Services, client.Service)
+			if client.ServiceAccount != "" {
+				grant.Accounts = append(grant.Accounts, client.ServiceAccount)
+			} else {
+				grant.Services = append(grant.Services, client.Service)
+			}
 		}
 		all[s.Name] = grant
 	}

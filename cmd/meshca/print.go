@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/meshca/meshca/kube"
 )
 
 // bannerRows is the most services that the table at the start lists.
@@ -61,7 +63,11 @@ func writeBanner(w io.Writer, s *server) {
 	// What cannot be printed for a person is of no concern to the work.
 	_ = table.Flush()
 	if s.api != nil {
-		fmt.Fprintf(w, "api      https://%s/ (admin token: %s)\n", s.api.Addr(), tokenPath(s.cfg))
+		callers := "admin token: " + tokenPath(s.cfg)
+		if s.target.client != nil {
+			callers = "service account tokens of audience " + kube.Audience
+		}
+		fmt.Fprintf(w, "api      https://%s/ (%s)\n", s.api.Addr(), callers)
 	}
 	fmt.Fprintf(w, "status   %s status --config %s\nmetrics  http://%s/metrics (also /healthz, /readyz)\n", os.Args[0], s.path, s.metrics.Addr())
 }

@@ -24,6 +24,7 @@ func kubeconfigFlag(cmd *cobra.Command, path *string) {
 type target struct {
 	rotation.Target
 	kube   *kube.Target // nil with folders
+	client *kube.Client // nil with folders
 	what   string
 	events *api.Events
 }
@@ -74,7 +75,7 @@ func newTarget(cfg *config.Config, kubeconfig string, log *slog.Logger) (*target
 		return nil, err
 	}
 	secrets := kube.New(client, kube.WatchMode(cfg.Target.Kubernetes.Watch), log)
-	t := &target{Target: secrets, kube: secrets, what: "Secrets", events: api.NewEvents(time.Now)}
+	t := &target{Target: secrets, kube: secrets, client: client, what: "Secrets", events: api.NewEvents(time.Now)}
 	t.setCatalogue(cfg)
 	return t, nil
 }

@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -28,6 +30,10 @@ type apiClient struct {
 	address string
 	token   string // "" for none
 	cert    *tls.Certificate
+
+	authorization []string // headers as they are, in place of the token
+	socket        string   // the Unix socket's path, in place of the address
+	trusts        []byte   // nil: what envoy's folder says
 }
 
 // callAnswer is what came back.
@@ -61,7 +67,7 @@ func newAPIClient(t testing.TB, m *Mesh, serving Line) *apiClient {
 // as is the same address for another caller.
 func (c *apiClient) as(token string, cert *tls.Certificate) *apiClient {
 	other := *c
-	other.token, other.cert = token, cert
+	other.token, other.cert, other.authorization = token, cert, nil
 	return &other
 }
 
@@ -76,27 +82,46 @@ func (c *apiClient) do(method, path, body string, headers ...string) callAnswer 
 	if c.token != "" {
 		request.Header.Set("Authorization", "Bearer "+c.token)
 	}
+	for _, value := range c.authorization {
+		request.Header.Add("Authorization", value)
+	}
 	for i := 0; i < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(readFile(c.t, c.m.Path("envoy", caFile)))
-	conf := &tls.Config{RootCAs: roots}
-	if c.cert != nil {
-		conf.Certificates = []tls.Certificate{*c.cert}
-	}
-	transport := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}
+	transport := c.transport()
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: apiContract(c.t).Transport(c.t, transport), Timeout: patience}
 	response, err := client.Do(request)
 	must(c.t, err)
 	defer response.Body.Close()
+	if response.Header.Get("Content-Type") == "text/event-stream" { // it does not end: its head is the answer
+		return callAnswer{response.StatusCode, response.Header, nil}
+	}
 	content, err := io.ReadAll(response.Body)
 	must(c.t, err)
 	if bytes.Contains(content, []byte(c.token)) && c.token != "" {
 		c.t.Errorf("%s %s answers with the token", method, path)
 	}
 	return callAnswer{response.StatusCode, response.Header, content}
+}
+
+// transport is how it connects.
+func (c *apiClient) transport() *http.Transport {
+	if c.socket != "" {
+		return &http.Transport{DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", c.socket)
+		}}
+	}
+	trusts := c.trusts
+	if trusts == nil {
+		trusts = readFile(c.t, c.m.Path("envoy", caFile))
+	}
+	conf := &tls.Config{RootCAs: x509.NewCertPool()}
+	conf.RootCAs.AppendCertsFromPEM(trusts)
+	if c.cert != nil { // whatever the server says of whose it wants: a certificate that is no good is to be judged, not kept back
+		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.cert, nil }
+	}
+	return &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}
 }
 
 // certificate reads an answer that must be a certificate.

@@ -41,6 +41,7 @@ func TestCluster(t *testing.T) {
 		"DeletedMeanwhile": testDeletedMeanwhile, "Errors": testErrors, "Away": testAway, "Stale": testStale,
 		"Closed": testClosed, "Stamps": testStamps, "Moved": testMoved, "Glass": testGlass, "Claimed": testClaimed, "Modes": testModes,
 		"Shapes": testShapes, "Types": testTypes, "Workloads": testWorkloads, "Left": testLeft, "Incident": testIncident,
+		"Access": testAccess, "Pod": testPod, "MayNotAsk": testMayNotAsk, "CallersAway": testCallersAway,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -244,6 +245,7 @@ func (k *kubernetes) account(t testing.TB, namespace string, services []string, 
 	}
 	for _, replaced := range [][2]string{
 		{"namespace: default", "namespace: " + namespace}, {"namespace: meshca", "namespace: " + home}, {"metadata: {name: meshca}", "metadata: {name: " + home + "}"},
+		{"kind: ClusterRole, name: meshca}", "kind: ClusterRole, name: " + home + "}"},
 		{"envoy-mtls-cert, pgadmin-mtls-cert, bookapi-mtls-cert, bookapi-mcp-server-mtls-cert, timescaledb-mtls-cert", strings.Join(names, ", ")},
 	} {
 		if !strings.Contains(text, replaced[0]) {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -99,6 +100,8 @@ func moreRefusedRequests() []request {
 		{"its namespace", http.MethodGet, core, "", nil},
 		{"nodes", http.MethodGet, "/api/v1/nodes", "", nil},
 		{"policies", http.MethodGet, "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", "", nil},
+		{"read reviews", http.MethodGet, "/apis/authentication.k8s.io/v1/tokenreviews", "", nil},
+		{"be an operator", http.MethodPost, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", json, object{}},
 	}
 }
 
@@ -115,7 +118,7 @@ func deployment(name string) object {
 type right struct {
 	resource, verb string
 	before         func(t *testing.T, m *clusterMesh) // what the right is needed for
-	says           []string                           // in the status
+	says           []string                           // in the status or, where it concerns no service, /readyz
 	service        string                             // the one whose Secret it is about; "" is envoy
 }
 
@@ -152,6 +155,8 @@ func rights() []right {
 		{"deployments", "get", disturb, []string{"remark envoy", `get deployments "envoy" in namespace`, refused, "hint: " + hint + "get deployments"}, ""},
 		{"events", "create", disturb, []string{"remark envoy", "create events in namespace", refused, "hint: " + hint + "create events"}, ""},
 		{"events", "patch", disturb, []string{"remark envoy", "patch events in namespace", refused, "hint: " + hint + "patch events"}, ""},
+		{"tokenreviews", "create", nil, []string{"callers: create tokenreviews", refused, hint + "create tokenreviews"}, ""},
+		{"subjectaccessreviews", "create", nil, []string{"callers: create subjectaccessreviews", refused, hint + "create subjectaccessreviews"}, ""},
 	}
 }
 
@@ -176,21 +181,41 @@ func testNeeds(t *testing.T, k *kubernetes) {
 				n.before(t, m)
 			}
 			p = m.Start()
-			m.awaitStatus(p, n.says...)
+			m.awaitComplaint(p, n.says...)
 			healthy := k.secret(t, m.namespace, "pgadmin").Data[caFile]
 			k.change(t, m.namespace, "pgadmin", "somebody", data(caFile, nil))
 			p.Await("pgadmin is healed", func() error { return same(healthy, k.secret(t, m.namespace, "pgadmin").Data[caFile]) })
 
 			k.kubectl(t, full, "apply", "-f", "-")
 			p.Await("the right is back", func() error {
-				text := m.Run("status", "--config", m.Config()).Stdout
-				if strings.Contains(text, "RBAC does not allow it") {
-					return fmt.Errorf("status says %s", text)
+				if text := m.complaint(p); strings.Contains(text, "RBAC does not allow it") {
+					return fmt.Errorf("it says %s", text)
 				}
 				return m.sound("envoy", "pgadmin")
 			})
 		})
 	}
+}
+
+// complaint is what the status and /readyz say.
+func (m *clusterMesh) complaint(p *Process) string {
+	m.t.Helper()
+	_, ready, err := m.get(p, "/readyz")
+	must(m.t, err)
+	return m.Run("status", "--config", m.Config()).Stdout + ready
+}
+
+// awaitComplaint waits until the status and /readyz say all the words.
+func (m *clusterMesh) awaitComplaint(p *Process, words ...string) {
+	m.t.Helper()
+	p.Await(fmt.Sprintf("it says %q", words), func() error {
+		text := m.complaint(p)
+		m.checkSilent("the status", text)
+		if slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) }) {
+			return errors.New(text)
+		}
+		return nil
+	})
 }
 
 // restrict takes a right away, and returns the manifest that gives it back.
