@@ -162,6 +162,10 @@ func (v *V1) once(ctx context.Context, key *string, o *asked, prepare func() err
 	}
 	defer release()
 	request := issuer.Request{Service: o.service, Reason: o.reason, Caller: fromContext(ctx).caller.Name}
+	if o.csr != "" { // a key is made in a time that nobody should be held up for
+		request.Expected = v.Issuer.Expect()
+		defer request.Expected.Done()
+	}
 	if key != nil {
 		if request.Once, err = onceOf(ctx, *key); err != nil {
 			return nil, err

@@ -50,6 +50,9 @@ type Request struct {
 	Reason    string // why it is issued: kept in the record
 	Caller    string // who asks, and gets it; "" where it is for the service's place
 	Once      *Once  // nil where each request is one of its own
+
+	// Expected is what Expect returned when the request was admitted, nil where that was not said before.
+	Expected *store.Expected
 }
 
 // A Leaf is a recorded certificate.
@@ -121,13 +124,22 @@ func (i *Issuer) Policy(service string) (Policy, bool) {
 	return p, ok
 }
 
+// Expect says that a request was admitted and will soon be issued for, so that its record and those of others are
+// committed together. The caller puts it into the Request, and calls its Done by defer: the request may still fail.
+func (i *Issuer) Expect() *store.Expected { return i.store.Expect() }
+
 // Issue signs, checks and records a certificate. When it returns a Leaf, the record is durable; when it
 // returns an error, nothing was released, though a record of it may exist if the store's answer was lost.
 func (i *Issuer) Issue(req Request, now time.Time) (*Leaf, error) {
+	if req.Expected == nil {
+		req.Expected = i.Expect()
+		defer req.Expected.Done()
+	}
 	cert, record, err := i.sign(req, now)
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: %w", req.Service, err)
 	}
+	req.Expected.Done()
 	leaf, err := i.commit(cert, record, req.once(now), now)
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: record: %w", req.Service, err)
