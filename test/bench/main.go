@@ -13,9 +13,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strconv"
 	"time"
+
+	"github.com/meshca/meshca/test/bench/measure"
 )
 
 func main() {
@@ -51,13 +52,8 @@ func run(passes int, idle time.Duration) error {
 
 // row prints one line of the table.
 func row(work string, is []time.Duration, floor string, least []time.Duration) {
-	w, f := median(is), median(least)
+	w, f := measure.Median(is), measure.Median(least)
 	fmt.Printf("| %s | %s | %s | %s | %.0f %% |\n", work, short(w), floor, short(f), 100*float64(f)/float64(w))
-}
-
-func median(d []time.Duration) time.Duration {
-	sorted := slices.Sorted(slices.Values(d))
-	return sorted[len(sorted)/2]
 }
 
 func short(d time.Duration) string {

@@ -10,12 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/meshca/meshca/test/bench/measure"
 )
 
 // program starts the real program for n services of a namespace and waits until it serves.
@@ -238,26 +239,13 @@ func (b *bench) resident(ctx context.Context, binary, namespace, watch string, n
 	var most int64
 	for range 30 {
 		time.Sleep(time.Second)
-		kib, err := rss(p.Process.Pid)
+		now, err := measure.Resident(p.Process.Pid)
 		if err != nil {
 			return "", err
 		}
-		most = max(most, kib)
+		most = max(most, now)
 	}
-	return fmt.Sprintf("%.1f MiB", float64(most)/1024), end(p)
-}
-
-func rss(pid int) (int64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
-			return strconv.ParseInt(f[1], 10, 64)
-		}
-	}
-	return 0, errors.New("no VmRSS")
+	return fmt.Sprintf("%.1f MiB", float64(most)/(1<<20)), end(p)
 }
 
 // fill makes Secrets of others in a namespace.
