@@ -17,6 +17,7 @@ import (
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/profile"
 	"github.com/meshca/meshca/rotation"
+	"github.com/meshca/meshca/store"
 )
 
 // An asked is a request for a certificate that was read and may be answered.
@@ -236,6 +237,9 @@ func issueProblem(err error) error {
 
 // busy is a problem that may be gone when the request is sent again.
 func busy(detail string, cause error) *problem {
+	if errors.Is(cause, store.ErrFull) {
+		detail = "the store's disk is full, so this could not be recorded: make room, then send it again; what is recorded can be read"
+	}
 	p := unavailable.because(detail).caused(cause)
 	p.after = time.Second + rand.N(2*time.Second)
 	return p

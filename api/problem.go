@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshca/meshca/api/internal/contract"
+	"github.com/meshca/meshca/store"
 )
 
 // A kind is a type of problem (RFC 9457): its name is stable, and docs/api.md lists them all.
@@ -115,7 +116,11 @@ func (p *problem) write(w http.ResponseWriter, r *http.Request) {
 func answerError(log *slog.Logger) func(http.ResponseWriter, *http.Request, error) {
 	return func(w http.ResponseWriter, r *http.Request, err error) {
 		p, ok := errors.AsType[*problem](err)
-		if !ok {
+		switch {
+		case ok:
+		case errors.Is(err, store.ErrFull):
+			p = busy("", err)
+		default:
 			p = internal.because("it is logged under this request's id").caused(err)
 		}
 		request := requestOf(r)

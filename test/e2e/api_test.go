@@ -61,11 +61,34 @@ func (c *apiClient) as(token string, cert *tls.Certificate) *apiClient {
 	return &other
 }
 
-// do asks once. Headers come as name and value.
+// do asks once, over a connection of its own. Headers come as name and value.
 func (c *apiClient) do(method, path, body string, headers ...string) callAnswer {
 	c.t.Helper()
-	request, err := http.NewRequest(method, c.address+path, strings.NewReader(body))
+	client := c.client()
+	defer client.CloseIdleConnections()
+	answer, err := c.ask(client, method, path, body, headers...)
 	must(c.t, err)
+	return answer
+}
+
+// client trusts the mesh, and presents the caller's certificate.
+func (c *apiClient) client() *http.Client {
+	c.t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(readFile(c.t, c.m.Path("envoy", caFile)))
+	conf := &tls.Config{RootCAs: roots}
+	if c.cert != nil {
+		conf.Certificates = []tls.Certificate{*c.cert}
+	}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}, Timeout: patience}
+}
+
+// ask asks over a client's connections, from any goroutine.
+func (c *apiClient) ask(client *http.Client, method, path, body string, headers ...string) (a callAnswer, err error) {
+	request, err := http.NewRequest(method, c.address+path, strings.NewReader(body))
+	if err != nil {
+		return a, err
+	}
 	if body != "" {
 		request.Header.Set("Content-Type", "application/json")
 	}
@@ -75,23 +98,16 @@ func (c *apiClient) do(method, path, body string, headers ...string) callAnswer 
 	for i := 0; i < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(readFile(c.t, c.m.Path("envoy", caFile)))
-	conf := &tls.Config{RootCAs: roots}
-	if c.cert != nil {
-		conf.Certificates = []tls.Certificate{*c.cert}
+	response, err := client.Do(request)
+	if err != nil {
+		return a, err
 	}
-	transport := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}
-	defer transport.CloseIdleConnections()
-	response, err := (&http.Client{Transport: transport, Timeout: patience}).Do(request)
-	must(c.t, err)
 	defer response.Body.Close()
 	content, err := io.ReadAll(response.Body)
-	must(c.t, err)
 	if bytes.Contains(content, []byte(c.token)) && c.token != "" {
 		c.t.Errorf("%s %s answers with the token", method, path)
 	}
-	return callAnswer{response.StatusCode, response.Header, content}
+	return callAnswer{response.StatusCode, response.Header, content}, err
 }
 
 // certificate reads an answer that must be a certificate.
