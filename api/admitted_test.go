@@ -46,6 +46,22 @@ func TestAdmitted(t *testing.T) {
 	}
 }
 
+// TestDoors: the second door may be opened while somebody is served at the first.
+func TestDoors(t *testing.T) {
+	v := &V1{Engine: still{passed: time.Unix(1000, 0)}, Grants: &Grants{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	v.Owner()
+	release, err := v.enter(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Handler()
+	if n := len(v.signing); n != 1 {
+		t.Errorf("%d are being signed for, want 1: it waits for ever for its place to be taken", n)
+		return
+	}
+	release()
+}
+
 // TestPanic: what breaks in a handler is one answer that tells nothing, and the server goes on.
 func TestPanic(t *testing.T) {
 	v := &V1{Engine: still{}, Grants: &Grants{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)} // no issuer

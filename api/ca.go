@@ -5,8 +5,8 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"strings"
 
 	"github.com/meshca/meshca/api/internal/contract"
@@ -18,12 +18,16 @@ func (v *V1) GetCA(ctx context.Context, r contract.GetCARequestObject) (contract
 	if _, err := wants(ctx, jsonType); err != nil {
 		return nil, err
 	}
-	authority := v.Issuer.Authority()
-	tag := fmt.Sprintf(`"%d-%d-%s"`, authority.Epoch(), authority.Issuing().ID, authority.Bundle().SHA256())
+	body := describeCA(v.Issuer.Authority())
+	text, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	tag := tagOf(text)
 	if unchanged(r.Params.IfNoneMatch, tag) {
 		return contract.GetCA304Response{Headers: contract.NotModifiedResponseHeaders{ETag: &tag}}, nil
 	}
-	return contract.GetCA200JSONResponse{Body: describeCA(authority), Headers: contract.GetCA200ResponseHeaders{ETag: &tag}}, nil
+	return contract.GetCA200JSONResponse{Body: body, Headers: contract.GetCA200ResponseHeaders{ETag: &tag}}, nil
 }
 
 func describeCA(a *ca.Authority) contract.CA {

@@ -22,7 +22,7 @@ type Caller struct {
 	Name        string            // for records and logs, such as serviceaccount:default/bookapi
 	Account     string            // NAMESPACE/NAME of a service account, "" where it is none
 	Certificate *x509.Certificate // of this CA, valid and not revoked; nil where none was presented
-	Service     string            // whose that certificate is
+	Service     string            // whose that certificate is; "" where the catalogue has no service of its SPIFFE ID any more
 
 	everything bool // an operator by the token or socket alone
 	user       *User
@@ -186,14 +186,24 @@ func (v *V1) byCertificate(r *http.Request) (Caller, error) {
 	if err != nil {
 		return Caller{}, err
 	}
-	return Caller{Name: "certificate:" + record.Service, Certificate: leaf, Service: record.Service}, nil
+	return Caller{Name: "certificate:" + record.Service, Certificate: leaf, Service: v.serviceOf(leaf, record)}, nil
+}
+
+// serviceOf is the service of the catalogue that a certificate speaks for by its SPIFFE ID: one that was issued for
+// another of the same name, in another namespace or trust domain, speaks for none.
+func (v *V1) serviceOf(leaf *x509.Certificate, record *issuer.Record) string {
+	policy, ok := v.Issuer.Policy(record.Service)
+	if !ok || len(leaf.URIs) != 1 || leaf.URIs[0].String() != policy.Identity.URI.String() {
+		return ""
+	}
+	return record.Service
 }
 
 // judgeClient says why a client certificate stands for nobody, or whose it is.
 func (v *V1) judgeClient(leaf *x509.Certificate, now time.Time) (*issuer.Record, error) {
 	no := func(why string) error { return unauthenticated.because("the client certificate " + why) }
 	switch {
-	case !v.Issuer.Authority().Signed(leaf):
+	case !v.signed.is(v.Issuer.Authority(), leaf):
 		return nil, no("is of another CA")
 	case leaf.IsCA:
 		return nil, no("is a CA's")
@@ -264,7 +274,7 @@ func howToList(c *Caller) string {
 	case c.Service != "":
 		return "an operator can add to it: clients: [{service: " + c.Service + "}]"
 	}
-	return "only service accounts and services can be listed"
+	return "only service accounts can be listed, and services that prove their SPIFFE ID by a certificate"
 }
 
 // authenticate lets those through whose name is known, and everybody to what is public.

@@ -42,7 +42,7 @@ func (v *V1) IssueCertificate(ctx context.Context, r contract.IssueCertificateRe
 	}
 	issued, err := v.once(ctx, r.Params.IdempotencyKey, o, func() error {
 		if o.csr == "" {
-			return v.makeKey(o, grant)
+			return v.makeKey(ctx, o, grant)
 		}
 		return v.readCSR(o)
 	})
@@ -79,7 +79,7 @@ func (v *V1) read(ctx context.Context, body *contract.CertificateRequest) (*aske
 }
 
 // makeKey makes the order's key, where the policy permits it.
-func (v *V1) makeKey(o *asked, grant Grant) (err error) {
+func (v *V1) makeKey(ctx context.Context, o *asked, grant Grant) (err error) {
 	if !grant.GenerateKey {
 		return forbidden.because("the service's policy does not let the server make keys: send a csr, or have an operator set generateKey: true", "/generateKey")
 	}
@@ -87,8 +87,16 @@ func (v *V1) makeKey(o *asked, grant Grant) (err error) {
 	if !ok {
 		return notFound.because("the catalogue has no such service", "/service")
 	}
+	release, err := take(ctx, v.making, "too many keys are being made")
+	if err != nil {
+		return err
+	}
+	defer release()
 	if o.made, err = policy.Key.Generate(); err != nil {
 		return err
+	}
+	if ctx.Err() != nil { // nobody would have the key
+		return busy("the caller has gone", ctx.Err())
 	}
 	o.key = o.made.Public()
 	return nil
@@ -162,7 +170,11 @@ func (v *V1) once(ctx context.Context, key *string, o *asked, prepare func() err
 		return nil, err
 	}
 	defer release()
-	request := issuer.Request{Service: o.service, Reason: o.reason, Caller: fromContext(ctx).caller.Name}
+	caller := &fromContext(ctx).caller
+	request := issuer.Request{Service: o.service, Reason: o.reason, Caller: caller.Name}
+	if caller.Certificate != nil {
+		request.Bearer = issuer.SerialString(caller.Certificate)
+	}
 	if o.csr != "" { // a key is made in a time that nobody should be held up for
 		request.Expected = v.Issuer.Expect()
 		defer request.Expected.Done()
@@ -229,8 +241,15 @@ func issueProblem(err error) error {
 	switch {
 	case errors.As(err, &other):
 		return keyRefused.because(other.Error()+": send a CSR of such a key", "/csr").caused(err)
+	case errors.Is(err, issuer.ErrBearerRevoked):
+		return unauthenticated.because("the client certificate is revoked").caused(err)
 	case errors.Is(err, issuer.ErrUnknownService):
 		return notFound.because("the catalogue has no such service", "/service")
+	}
+	if errors.Is(err, issuer.ErrIssuerEnds) {
+		p := unavailable.because("the CA ends too soon, or its clock is wrong, so nothing is signed until an operator has put that right: /readyz on listen.metrics says what is the matter").caused(err)
+		p.after = time.Minute
+		return p
 	}
 	return busy("no certificate could be made and recorded now, so none was given: try again", err)
 }
@@ -299,11 +318,24 @@ func (v *V1) readRenewal(ctx context.Context, r contract.RenewCertificateRequest
 		return nil, err
 	}
 	record := leaf.Record()
+	switch {
+	case record.Service == OwnService: // who has one can pass for this server
+		return nil, forbidden.because("the API's own certificate is nobody's to ask for: the server renews it itself", "serial")
+	case record.Revoked != nil:
+		return nil, conflict.because("the certificate is revoked, and is not renewed: ask for a new one with POST /v1/certificates", "serial")
+	case v.Now().After(record.NotAfter):
+		return nil, conflict.because("the certificate has expired, and is not renewed: ask for a new one with POST /v1/certificates", "serial")
+	}
 	o := &asked{service: record.Service, reason: "renewal of " + record.Serial}
 	if r.Body != nil && r.Body.Csr != nil {
 		o.csr = *r.Body.Csr
 	}
 	itself := caller.Certificate != nil && caller.Certificate.Equal(leaf.Certificate())
+	if itself && caller.Service == "" { // what it was issued for is another's by now
+		if _, err := v.mayAsk(ctx, record.Service, VerbCreate); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case !itself && o.csr == "":
 		return nil, badRequest.because("a csr is needed, unless the certificate itself is presented", "/csr")
@@ -330,18 +362,24 @@ func (v *V1) enter(ctx context.Context) (release func(), err error) {
 	if err := v.admitted(); err != nil {
 		return nil, err
 	}
+	return take(ctx, v.signing, "too many certificates are being signed")
+}
+
+// take takes one of so many places, and waits for one a moment where there is none.
+func take(ctx context.Context, places chan struct{}, full string) (release func(), err error) {
+	release = func() { <-places }
 	select {
-	case v.signing <- struct{}{}:
-		return func() { <-v.signing }, nil
+	case places <- struct{}{}:
+		return release, nil
 	default:
 	}
 	wait := time.NewTimer(signingWait)
 	defer wait.Stop()
 	select {
-	case v.signing <- struct{}{}:
-		return func() { <-v.signing }, nil
+	case places <- struct{}{}:
+		return release, nil
 	case <-wait.C:
-		return nil, busy("too many certificates are being signed", nil)
+		return nil, busy(full, nil)
 	case <-ctx.Done():
 		return nil, busy("the caller has gone", ctx.Err())
 	}

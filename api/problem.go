@@ -130,9 +130,18 @@ func answerError(log *slog.Logger) func(http.ResponseWriter, *http.Request, erro
 			level = slog.LevelError
 		}
 		log.Log(r.Context(), level, "refused", "problem", p.name, "detail", p.detail, "caller", request.caller.Name,
-			"method", r.Method, "operation", request.operation, "request", request.id, "cause", p.cause)
+			"from", r.RemoteAddr, "method", knownMethod(r.Method), "operation", request.operation, "request", request.id, "cause", p.cause)
 		p.write(w, r)
 	}
+}
+
+// knownMethod is a method as the log holds it: a caller's own word for one may be as long as a header.
+func knownMethod(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return method
+	}
+	return "unknown"
 }
 
 // newRequestID draws an id for a request.

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -78,7 +79,10 @@ func (f form) checkQuery(r *http.Request) error {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
-	values := r.URL.Query()
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // URL.Query would leave out what it cannot read
+		return badRequest.because("the query cannot be read: parameters are name=value, percent-encoded, and separated by &")
+	}
 	for name, given := range values {
 		switch {
 		case !slices.Contains(f.query, name):
@@ -87,15 +91,16 @@ func (f form) checkQuery(r *http.Request) error {
 			return badRequest.because("query parameter "+name+" is given more than once", name)
 		}
 	}
-	if strings.Contains(r.URL.RawQuery, ";") {
-		return badRequest.because("parameters are separated by &, not by ;")
-	}
 	return nil
 }
 
 // checkBody reads the body whole, checks it, and leaves it for the decoder.
 func (f form) checkBody(r *http.Request) error {
-	body, err := io.ReadAll(r.Body)
+	limit := int64(maxBody) + 1
+	if f.fields == nil { // anybody may ask for what is public: nothing is kept of what is not wanted
+		limit = 1
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit))
 	var long *http.MaxBytesError
 	switch {
 	case errors.As(err, &long):

@@ -6,6 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"strings"
+	"sync"
 
 	"github.com/meshca/meshca/api/internal/contract"
 	"github.com/meshca/meshca/issuer"
@@ -58,8 +61,7 @@ func (v *V1) GetCRLs(ctx context.Context, r contract.GetCRLsRequestObject) (cont
 	if err != nil {
 		return nil, busy("not all revocation lists could be made", err)
 	}
-	text := issuer.PEM(lists)
-	tag := tagOf(text)
+	text, tag := v.written.of("", lists, func() []byte { return issuer.PEM(lists) })
 	if unchanged(r.Params.IfNoneMatch, tag) {
 		return contract.GetCRLs304Response{Headers: contract.NotModifiedResponseHeaders{ETag: &tag}}, nil
 	}
@@ -87,11 +89,13 @@ func (v *V1) GetCRL(ctx context.Context, r contract.GetCRLRequestObject) (contra
 		if list.SKI != r.Ski {
 			continue
 		}
-		content := list.DER
-		if as == pemFile {
-			content = issuer.PEM([]issuer.CRL{list})
-		}
-		tag := tagOf(content)
+		one := []issuer.CRL{list}
+		content, tag := v.written.of(as+list.SKI, one, func() []byte {
+			if as == pemFile {
+				return issuer.PEM(one)
+			}
+			return list.DER
+		})
 		headers := contract.GetCRL200ResponseHeaders{ETag: &tag, Vary: &accept}
 		switch {
 		case unchanged(r.Params.IfNoneMatch, tag):
@@ -102,6 +106,39 @@ func (v *V1) GetCRL(ctx context.Context, r contract.GetCRLRequestObject) (contra
 		return contract.GetCRL200ApplicationpkixCrlResponse{Body: bytes.NewReader(content), ContentLength: int64(len(content)), Headers: headers}, nil
 	}
 	return nil, notFound.because("no CA with this subject key identifier has a revocation list here", "ski")
+}
+
+// written are revocation lists as they are sent, with their tags: whoever asks gets the same bytes, since anybody may
+// ask, and a list may be long. Its zero value is ready.
+type written struct {
+	mu sync.Mutex
+	as map[string]writing // by a name for the lists and their form, of which there are a few for each CA
+}
+
+type writing struct {
+	numbers string
+	content []byte
+	tag     string
+}
+
+// of are the lists in the form of that name. write is called when one of them is another than before.
+func (w *written) of(name string, lists []issuer.CRL, write func() []byte) (content []byte, tag string) {
+	var numbers strings.Builder
+	for _, l := range lists {
+		fmt.Fprintf(&numbers, "%s %d,", l.SKI, l.Number)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last, known := w.as[name]
+	if known && last.numbers == numbers.String() {
+		return last.content, last.tag
+	}
+	if w.as == nil {
+		w.as = make(map[string]writing)
+	}
+	content = write()
+	w.as[name] = writing{numbers.String(), content, tagOf(content)}
+	return content, w.as[name].tag
 }
 
 // tagOf stands for the bytes of an answer.

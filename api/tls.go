@@ -56,7 +56,8 @@ func (c *ServerCertificate) Renew() error {
 	return nil
 }
 
-// Keep renews the certificate in its time, until ctx ends. It is called after Renew.
+// Keep renews the certificate in its time, and when it was revoked, until ctx ends. Where Renew has failed before, it is
+// tried again.
 func (c *ServerCertificate) Keep(ctx context.Context) error {
 	for {
 		// At least once a minute: the wall clock goes on while a machine is suspended, and a timer does not.
@@ -67,14 +68,24 @@ func (c *ServerCertificate) Keep(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 		}
-		if c.Now().Before(c.due) {
+		if c.Now().Before(c.due) && !c.revoked() {
 			continue
 		}
 		if err := c.Renew(); err != nil {
-			c.Log.Error("the API's certificate is not renewed: the one before is used on", "error", err, "again in", retryRenewal.String())
+			c.Log.Error("the API's certificate is not renewed: the one before, if there is one, is used on", "error", err, "again in", retryRenewal.String())
 			c.due = c.Now().Add(retryRenewal)
 		}
 	}
+}
+
+// revoked says whether an operator has revoked what is served.
+func (c *ServerCertificate) revoked() bool {
+	current := c.current.Load()
+	if current == nil {
+		return false
+	}
+	found, err := c.Issuer.BySerial(issuer.SerialString(current.Leaf))
+	return err == nil && found != nil && found.Record().Revoked != nil
 }
 
 // TLS is how the API's connections are made. A client certificate is asked for and judged with each request, not in

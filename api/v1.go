@@ -1,13 +1,17 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -39,8 +43,12 @@ type V1 struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 
+	begun   sync.Once
 	ready   readiness
+	signed  signed
+	written written
 	signing chan struct{} // a place for each certificate that is being signed
+	making  chan struct{} // a place for each key that is being made: one of RSA takes seconds of a processor
 }
 
 // Handler answers on TCP: whoever asks proves who it is.
@@ -59,8 +67,11 @@ func (v *V1) Owner() http.Handler {
 }
 
 func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
-	v.ready.engine = v.Engine
-	v.signing = make(chan struct{}, signingAtOnce)
+	v.begun.Do(func() { // both doors share it, and the second is opened when the first is in use
+		v.ready.engine = v.Engine
+		v.signing = make(chan struct{}, signingAtOnce)
+		v.making = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+	})
 	answer := answerError(v.Log)
 	router := chi.NewRouter()
 	refuse := func(k kind, why string) http.HandlerFunc {
@@ -80,7 +91,8 @@ func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
 		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) { answer(w, r, badParameter(err)) }})
 }
 
-// badParameter names a parameter that could not be read, and nothing of its value.
+// badParameter names a parameter that could not be read, and nothing of its value: not to the log either, since what is
+// sent in the wrong place may be a secret.
 func badParameter(err error) *problem {
 	name := ""
 	switch e := err.(type) {
@@ -93,7 +105,7 @@ func badParameter(err error) *problem {
 	case *contract.UnescapedCookieParamError:
 		name = e.ParamName
 	}
-	p := badRequest.because("a parameter is not of the form that the contract says").caused(err)
+	p := badRequest.because("a parameter is not of the form that the contract says")
 	if name != "" {
 		p.pointers = []string{name}
 	}
@@ -113,6 +125,7 @@ func (v *V1) begin(routes chi.Routes) func(http.Handler) http.Handler {
 			h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 			h.Set("Referrer-Policy", "no-referrer")
 			h.Set("Cache-Control", "no-store")
+			h.Set("Vary", "Accept") // also of a 304, which stands for one of several forms
 			defer func() {
 				switch failure := recover(); failure {
 				case nil:
@@ -138,9 +151,12 @@ func (v *V1) GetHealth(context.Context, contract.GetHealthRequestObject) (contra
 	return contract.GetHealth200TextResponse("ok\n"), nil
 }
 
-// GetReadiness says what is away.
+// GetReadiness says what is away to the owner. Anybody may ask, and paths and the words of errors are not for anybody.
 func (v *V1) GetReadiness(ctx context.Context, _ contract.GetReadinessRequestObject) (contract.GetReadinessResponseObject, error) {
 	if err := v.ready.check(ctx); err != nil {
+		if !fromContext(ctx).caller.everything {
+			err = errors.New("/readyz on listen.metrics, and on the socket, says what is away")
+		}
 		return contract.GetReadiness503TextResponse("not ready: " + strings.ReplaceAll(err.Error(), "\n", "; ") + "\n"), nil
 	}
 	return contract.GetReadiness200TextResponse("ok\n"), nil
@@ -148,7 +164,7 @@ func (v *V1) GetReadiness(ctx context.Context, _ contract.GetReadinessRequestObj
 
 // GetContract gives the contract.
 func (v *V1) GetContract(context.Context, contract.GetContractRequestObject) (contract.GetContractResponseObject, error) {
-	return contract.GetContract200ApplicationyamlResponse{Body: strings.NewReader(string(Contract)), ContentLength: int64(len(Contract))}, nil
+	return contract.GetContract200ApplicationyamlResponse{Body: bytes.NewReader(Contract), ContentLength: int64(len(Contract))}, nil
 }
 
 // index is a page for whoever opens the address in a browser.

@@ -18,6 +18,9 @@ var (
 	ErrKeyOfAnother   = errors.New("the key is certified for another service: make a new key")
 )
 
+// ErrBearerRevoked is why Issue refuses a caller whose own certificate was revoked after it was let in.
+var ErrBearerRevoked = errors.New("the certificate by which the caller is known is revoked")
+
 // A KeyTypeError says that a key is not of the type that the catalogue wants.
 type KeyTypeError struct{ Got, Want profile.KeyType }
 
@@ -40,6 +43,27 @@ func (i *Issuer) checkKey(req Request, policy Policy, now time.Time) error {
 		return err
 	}
 	return i.store.View(func(r store.Reader) error { return admitKey(r, i.Authority(), policy.Service, spki, now) })
+}
+
+// admitBearer refuses a caller who is known by a certificate that is revoked, or no longer recorded. Who let it in has
+// asked before it sent its body, for which it may take its time.
+func admitBearer(r store.Reader, serial string) error {
+	if serial == "" {
+		return nil
+	}
+	seq, ok := r.Get(serialPrefix + serial)
+	if !ok {
+		return ErrBearerRevoked
+	}
+	n, err := seqOf(string(seq))
+	if err != nil {
+		return err
+	}
+	record, err := getRecord(r, n)
+	if err == nil && record.Revoked != nil {
+		err = ErrBearerRevoked
+	}
+	return err
 }
 
 // admitKey refuses a public key that must not be certified for the service.

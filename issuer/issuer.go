@@ -50,6 +50,7 @@ type Request struct {
 	Reason    string // why it is issued: kept in the record
 	Caller    string // who asks, and gets it; "" where it is for the service's place
 	Once      *Once  // nil where each request is one of its own
+	Bearer    string // serial of the certificate of this CA by which the caller is known; "" where it presents none
 
 	// Expected is what Expect returned when the request was admitted, nil where that was not said before.
 	Expected *store.Expected
@@ -74,6 +75,9 @@ func (l *Leaf) Chain() []byte { return bytes.Clone(l.chain) }
 
 // ErrUnknownService is what Issue wraps where the catalogue has no such service.
 var ErrUnknownService = errors.New("the catalogue has no such service")
+
+// ErrIssuerEnds is what Issue wraps where the CA has ended, or would end before the certificate could be of use.
+var ErrIssuerEnds = errors.New("the CA ends too soon")
 
 // An Issuer issues below one authority into one store.
 type Issuer struct {
@@ -140,7 +144,7 @@ func (i *Issuer) Issue(req Request, now time.Time) (*Leaf, error) {
 		return nil, fmt.Errorf("issue for %q: %w", req.Service, err)
 	}
 	req.Expected.Done()
-	leaf, err := i.commit(cert, record, req.once(now), now)
+	leaf, err := i.commit(req, cert, record, now)
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: record: %w", req.Service, err)
 	}
@@ -159,7 +163,7 @@ func (i *Issuer) sign(req Request, now time.Time) (*x509.Certificate, Record, er
 	authority := i.Authority()
 	issuing := authority.Issuing()
 	if err := authority.CheckTime(now); err != nil {
-		return nil, Record{}, err
+		return nil, Record{}, fmt.Errorf("%w: %w", ErrIssuerEnds, err)
 	}
 	window, err := policyWindow(policy, issuing, now)
 	if err != nil {
@@ -244,10 +248,15 @@ func sameNames(cert *x509.Certificate, want profile.Identity) error {
 	return nil
 }
 
-// commit records the certificate, and that its request is answered, and makes the Leaf that carries it out. Its key is
-// admitted in the same transaction: whatever is revoked or issued at the same time, one of the two sees the other.
-func (i *Issuer) commit(cert *x509.Certificate, record Record, answered *answer, now time.Time) (*Leaf, error) {
+// commit records the certificate, and that its request is answered, and makes the Leaf that carries it out. Its key and
+// the bearer are admitted in the same transaction: whatever is revoked or issued at the same time, one of the two sees
+// the other.
+func (i *Issuer) commit(req Request, cert *x509.Certificate, record Record, now time.Time) (*Leaf, error) {
+	answered := req.once(now)
 	err := i.store.Update(func(w store.Writer) error {
+		if err := admitBearer(w, req.Bearer); err != nil {
+			return err
+		}
 		if err := admitKey(w, i.Authority(), record.Service, cert.RawSubjectPublicKeyInfo, now); err != nil {
 			return err
 		}
@@ -302,8 +311,8 @@ func policyWindow(policy Policy, by *ca.IssuingCA, now time.Time) (profile.Windo
 	issuing := by.Certificate
 	w := profile.LeafWindow(now, policy.Lifetime, policy.Backdate, issuing)
 	if remaining := w.NotAfter.Sub(now); remaining < policy.MinRemaining {
-		return w, fmt.Errorf("%s ends at %s, which would leave %s: less than leaf.minRemaining %s",
-			issuing.Subject.CommonName, issuing.NotAfter.Format(time.RFC3339), max(remaining, 0).Round(time.Second), policy.MinRemaining)
+		return w, fmt.Errorf("%w: %s ends at %s, which would leave %s: less than leaf.minRemaining %s",
+			ErrIssuerEnds, issuing.Subject.CommonName, issuing.NotAfter.Format(time.RFC3339), max(remaining, 0).Round(time.Second), policy.MinRemaining)
 	}
 	return w, nil
 }

@@ -2,7 +2,6 @@ package issuer
 
 import (
 	"cmp"
-	"fmt"
 	"iter"
 	"slices"
 	"strconv"
@@ -104,17 +103,25 @@ func merge(lists []iter.Seq[uint64]) iter.Seq[uint64] {
 	}
 }
 
-// BySerial is the leaf with that serial number, as [SerialString] writes it; nil where the store has none.
+// BySerial is the leaf with that serial number, as [SerialString] writes it; nil where the store has none. Of leaves that
+// other CAs signed, of which several may have it, it is the newest, where none of ours has it.
 func (i *Issuer) BySerial(serial string) (leaf *Leaf, err error) {
 	var record *Record
 	err = i.store.View(func(r store.Reader) error {
-		seq, ok := r.Get(serialPrefix + serial)
-		if !ok {
+		key := ""
+		if seq, ok := r.Get(serialPrefix + serial); ok {
+			key = string(seq)
+		} else {
+			for key = range r.Scan(store.Prefix(adoptedPrefix + serial + "/").Backwards()) {
+				break
+			}
+		}
+		if key == "" {
 			return nil
 		}
-		n, err := strconv.ParseUint(string(seq), 16, 64)
+		n, err := seqOf(key)
 		if err != nil {
-			return fmt.Errorf("store key %s%s: %w", serialPrefix, serial, err)
+			return err
 		}
 		record, err = getRecord(r, n)
 		return err

@@ -61,6 +61,34 @@ func TestOnce(t *testing.T) {
 	}
 }
 
+// TestOnceOfPruned: what was answered is never another's certificate, also where its own is forgotten sooner than the
+// answer.
+func TestOnceOfPruned(t *testing.T) {
+	i, _ := newIssuer(t, "pgadmin", "envoy")
+	short := policy("pgadmin")
+	short.Lifetime = 2 * time.Hour
+	i.SetCatalogue([]issuer.Policy{short, policy("envoy")})
+	once := &issuer.Once{Key: "one", Body: sha256.Sum256([]byte("body"))}
+	asked := request(t, "pgadmin", profile.ECDSAP256)
+	asked.Place, asked.Caller, asked.Once = "", "a", once
+	if _, err := i.Issue(asked, now); err != nil {
+		t.Fatal(err)
+	}
+	later := now.Add(3 * time.Hour)
+	if _, err := i.Prune(later, 10); err != nil {
+		t.Fatal(err)
+	}
+	issue(t, i, "envoy", later)
+	if _, err := i.Prune(later, 10); err != nil {
+		t.Fatal(err)
+	}
+	leaf, done, err := i.Replay("a", once, later)
+	done()
+	if leaf != nil || !errors.Is(err, issuer.ErrGoneForOnce) {
+		t.Errorf("%v, %v, want none", leaf, err)
+	}
+}
+
 // TestList: pages go on where the one before ended, whatever was issued meanwhile.
 func TestList(t *testing.T) {
 	i, _ := newIssuer(t, "pgadmin", "envoy")

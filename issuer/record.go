@@ -91,15 +91,11 @@ func (r *Record) indexKeys() []string {
 
 // appendRecord gives r the next sequence number and writes it with its indexes.
 func appendRecord(w store.Writer, r *Record) error {
-	r.Seq = 1
-	for key := range w.Scan(store.Prefix(recordPrefix).Backwards()) {
-		last, err := seqOf(key)
-		if err != nil {
-			return err
-		}
-		r.Seq = last + 1
-		break
+	last, err := lastSeq(w)
+	if err != nil {
+		return err
 	}
+	r.Seq = last + 1
 	if _, taken := w.Get(serialPrefix + r.Serial); taken && !r.Adopted() {
 		return fmt.Errorf("serial %s was issued before", r.Serial)
 	}
@@ -107,6 +103,14 @@ func appendRecord(w store.Writer, r *Record) error {
 		w.Put(key, []byte(number(r.Seq)))
 	}
 	return putRecord(w, r)
+}
+
+// lastSeq is the sequence number of the newest record, 0 where there is none.
+func lastSeq(r store.Reader) (uint64, error) {
+	for key := range r.Scan(store.Prefix(recordPrefix).Backwards()) {
+		return seqOf(key)
+	}
+	return 0, nil
 }
 
 func putRecord(w store.Writer, r *Record) error {
@@ -243,8 +247,8 @@ var errEnough = errors.New("enough")
 
 // Prune deletes the records, with their indexes, of certificates that expired before the given instant, at
 // most limit of them, and returns how many; a full batch means that there may be more. The newest record
-// of a service stays, however old: it says that the service is known, and keeps sequence numbers growing. One of
-// a revoked certificate stays as long as a CRL has to list it.
+// of a service stays, however old: it says that the service is known. So does the newest of all: no sequence number is
+// given twice, and what leads to a record that was pruned leads nowhere, never to another's. One of a revoked certificate stays as long as a CRL has to list it.
 func (i *Issuer) Prune(before time.Time, limit int) (pruned int, err error) {
 	victims, err := i.expired(before, limit)
 	if err != nil || len(victims) == 0 {
@@ -279,6 +283,10 @@ func isNewest(r store.Reader, record *Record) (is bool, err error) {
 // nothing commits nothing.
 func (i *Issuer) expired(before time.Time, limit int) (victims []uint64, err error) {
 	err = i.store.View(func(r store.Reader) error {
+		last, err := lastSeq(r)
+		if err != nil {
+			return err
+		}
 		for key := range r.Scan(store.Range{From: expiryPrefix, To: expiryPrefix + expiryNumber(before)}) {
 			seq, err := seqOf(key)
 			if err != nil {
@@ -290,12 +298,7 @@ func (i *Issuer) expired(before time.Time, limit int) (victims []uint64, err err
 			}
 			if stays, err := isNewest(r, record); err != nil {
 				return err
-			} else if stays {
-				continue
-			}
-			if listed, err := i.listed(r, record, before); err != nil {
-				return err
-			} else if listed {
+			} else if stays || seq == last {
 				continue
 			}
 			if listed, err := i.listed(r, record, before); err != nil {

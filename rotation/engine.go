@@ -46,6 +46,7 @@ const (
 	parallel   = 24          // services that are worked on at once: signing and committing fill the waits for the target
 	checkClock = time.Minute // longest sleep: timers stand still while a machine is suspended, the wall clock does not
 	pruneBatch = 1000        // records deleted in one transaction
+	pruneFor   = time.Second // how long a sweep begins such transactions: services wait meanwhile, and callers may ask for more than one batch a sweep
 	watchRetry = time.Minute
 )
 
@@ -437,11 +438,11 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 // finishSweep keeps the CRLs, prunes, records the run, and keeps what went wrong for the status.
 func (e *Engine) finishSweep(err error, w World, now time.Time) {
 	err = errors.Join(err, e.keepCRLs(now))
-	pruned, pruneErr := e.Issuer.Prune(now.Add(-e.Retain), pruneBatch)
+	pruned, pruneErr := inBatches(func() (int, error) { return e.Issuer.Prune(now.Add(-e.Retain), pruneBatch) })
 	if pruned > 0 {
 		e.Log.Info("pruned records of expired certificates", "count", pruned)
 	}
-	_, answersErr := e.Issuer.PruneAnswers(now, pruneBatch)
+	_, answersErr := inBatches(func() (int, error) { return e.Issuer.PruneAnswers(now, pruneBatch) })
 	err = errors.Join(err, answersErr)
 	err = errors.Join(err, pruneErr, e.forget(now))
 	if w.Run {
@@ -455,6 +456,17 @@ func (e *Engine) finishSweep(err error, w World, now time.Time) {
 		e.Log.Error("sweep incomplete", "error", err)
 	}
 	e.swept = swept
+}
+
+// inBatches prunes until a batch is not full, or for pruneFor.
+func inBatches(prune func() (int, error)) (pruned int, err error) {
+	for began := time.Now(); time.Since(began) < pruneFor; {
+		n, err := prune()
+		if pruned += n; err != nil || n < pruneBatch {
+			return pruned, err
+		}
+	}
+	return pruned, nil
 }
 
 func (e *Engine) nextSweep() time.Time { return e.swept.At.Add(e.Sweep) }

@@ -123,8 +123,8 @@ func (s *server) runAPI(ctx context.Context, group *errgroup.Group) error {
 	if s.api == nil {
 		return nil
 	}
-	if err := s.cert.Renew(); err != nil {
-		return err
+	if err := s.cert.Renew(); err != nil { // a full disk, or an issuing CA that ends too soon: the services are kept all the same
+		s.log.Error("the API has no certificate: no connection to it succeeds until it has one", "error", err)
 	}
 	group.Go(func() error { return api.ServeTLS(ctx, s.api, s.v1.Handler(), s.cert.TLS(), s.log) })
 	group.Go(func() error { return s.cert.Keep(ctx) })
