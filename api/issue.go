@@ -266,9 +266,9 @@ func busy(detail string, cause error) *problem {
 
 // answer is a leaf as its caller gets it.
 func (v *V1) answer(leaf *issuer.Leaf, o *asked, replayed bool) (*handed, error) {
-	record := leaf.Record()
-	i := &handed{replayed: replayed, body: contract.IssuedCertificate{Service: record.Service, Certificate: certificatePEM(record.Cert),
-		Chain: string(leaf.Chain()), Ca: string(v.Issuer.Authority().BundleFor(record.Service).PEM()), Serial: record.Serial,
+	record, chain := leaf.Record(), string(leaf.Chain())
+	i := &handed{replayed: replayed, body: contract.IssuedCertificate{Service: record.Service, Certificate: firstBlock(chain),
+		Chain: chain, Ca: string(v.Issuer.Authority().BundleFor(record.Service).PEM()), Serial: record.Serial,
 		NotBefore: record.NotBefore, NotAfter: record.NotAfter, RenewAfter: rotation.Due(record, v.RenewAt).UTC().Truncate(time.Second),
 		Ignored: append([]string{}, o.ignored...)}}
 	if o.made != nil {
@@ -281,6 +281,13 @@ func (v *V1) answer(leaf *issuer.Leaf, o *asked, replayed bool) (*handed, error)
 	}
 	return i, nil
 }
+
+// firstBlock is the PEM of the first certificate of a chain, which is the leaf.
+func firstBlock(chain string) string {
+	return chain[:strings.Index(chain, pemEnd)+len(pemEnd)]
+}
+
+const pemEnd = "-----END CERTIFICATE-----\n"
 
 // RenewCertificate signs a certificate for the service of one that there is.
 func (v *V1) RenewCertificate(ctx context.Context, r contract.RenewCertificateRequestObject) (contract.RenewCertificateResponseObject, error) {

@@ -280,8 +280,8 @@ func (i *Issuer) leaf(record Record, cert *x509.Certificate) (*Leaf, error) {
 	if !ok {
 		return nil, fmt.Errorf("record %d was issued by issuing CA %d, which the store does not hold", record.Seq, record.Issuing)
 	}
-	chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
-	return &Leaf{record: record, cert: cert, chain: append(chain, issuing.PEM()...)}, nil
+	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
+	return &Leaf{record: record, cert: cert, chain: slices.Concat(leaf, issuing.PEM())}, nil
 }
 
 func (i *Issuer) load(record *Record) (*Leaf, error) {
