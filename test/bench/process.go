@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/meshca/meshca/test/bench/measure"
@@ -36,7 +35,7 @@ func process(dir, binary string, passes int, idle time.Duration) error {
 		if err == nil && pass == passes-1 {
 			resident, cpu, err = atRest(p.Process.Pid, idle)
 		}
-		if err := errors.Join(err, p.Process.Signal(syscall.SIGTERM), p.Wait()); err != nil {
+		if err := errors.Join(err, stop(p)); err != nil {
 			return err
 		}
 		heals = append(heals, some...)

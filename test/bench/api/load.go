@@ -2,12 +2,9 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -20,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/meshca/meshca/test/bench/measure"
 )
 
 // A load says what to ask, and how.
@@ -51,18 +50,11 @@ const distinct = 10_000
 func writeRequests(path string) error {
 	var all bytes.Buffer
 	for range distinct {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		csr, err := measure.NewCSR(service)
 		if err != nil {
 			return err
 		}
-		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-			Subject: pkix.Name{CommonName: service}, DNSNames: []string{service}}, key)
-		if err != nil {
-			return err
-		}
-		if err := pem.Encode(&all, &pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}); err != nil {
-			return err
-		}
+		all.Write(csr)
 	}
 	return os.WriteFile(path, all.Bytes(), 0o600)
 }
