@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meshca/meshca/api"
+	"github.com/meshca/meshca/api/socket"
 	"github.com/meshca/meshca/rotation"
 )
 
@@ -197,7 +198,7 @@ func TestSocket(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l, err := api.ListenUnix(path)
+	l, err := socket.Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +212,7 @@ func TestSocket(t *testing.T) {
 	}()
 
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return api.DialUnix(ctx, path)
+		return socket.Dial(ctx, path)
 	}}}
 	response, err := client.Get("http://meshca/v1/status")
 	if err != nil {
@@ -229,7 +230,7 @@ func TestSocket(t *testing.T) {
 	if _, err := os.Lstat(path); err == nil {
 		t.Error("the socket's file stayed")
 	}
-	if _, err := api.DialUnix(t.Context(), path); err == nil {
+	if _, err := socket.Dial(t.Context(), path); err == nil {
 		t.Error("somebody answers on a closed socket")
 	}
 }

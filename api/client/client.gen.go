@@ -463,8 +463,8 @@ type HttpRequestDoer interface {
 	Do(req *http.Request) (*http.Response, error)
 }
 
-// Client which conforms to the OpenAPI3 specification for this service.
-type Client struct {
+// Raw which conforms to the OpenAPI3 specification for this service.
+type Raw struct {
 	// The endpoint of the server conforming to this interface, with scheme,
 	// https://api.deepmap.com for example. This can contain a path relative
 	// to the server, such as https://api.deepmap.com/dev-test, and all the
@@ -481,12 +481,12 @@ type Client struct {
 }
 
 // ClientOption allows setting custom parameters during construction
-type ClientOption func(*Client) error
+type ClientOption func(*Raw) error
 
-// Creates a new Client, with reasonable defaults
-func NewClient(server string, opts ...ClientOption) (*Client, error) {
+// Creates a new Raw, with reasonable defaults
+func NewClient(server string, opts ...ClientOption) (*Raw, error) {
 	// create a client with sane default values
-	client := Client{
+	client := Raw{
 		Server: server,
 	}
 	// mutate client and add all optional params
@@ -509,7 +509,7 @@ func NewClient(server string, opts ...ClientOption) (*Client, error) {
 // WithHTTPClient allows overriding the default Doer, which is
 // automatically created using http.Client. This is useful for tests.
 func WithHTTPClient(doer HttpRequestDoer) ClientOption {
-	return func(c *Client) error {
+	return func(c *Raw) error {
 		c.Client = doer
 		return nil
 	}
@@ -518,7 +518,7 @@ func WithHTTPClient(doer HttpRequestDoer) ClientOption {
 // WithRequestEditorFn allows setting up a callback function, which will be
 // called right before sending the request. This can be used to mutate the request.
 func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
-	return func(c *Client) error {
+	return func(c *Raw) error {
 		c.RequestEditors = append(c.RequestEditors, fn)
 		return nil
 	}
@@ -666,7 +666,7 @@ type ClientInterface interface {
 // GetHealth Say that the process answers
 //
 // Corresponds with GET /healthz (the `GetHealth` operationId).
-func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetHealthRequest(c.Server)
 	if err != nil {
 		return nil, err
@@ -681,7 +681,7 @@ func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (
 // GetContract Fetch this contract
 //
 // Corresponds with GET /openapi.yaml (the `GetContract` operationId).
-func (c *Client) GetContract(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetContract(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetContractRequest(c.Server)
 	if err != nil {
 		return nil, err
@@ -696,7 +696,7 @@ func (c *Client) GetContract(ctx context.Context, reqEditors ...RequestEditorFn)
 // GetReadiness Say whether it can do its work
 //
 // Corresponds with GET /readyz (the `GetReadiness` operationId).
-func (c *Client) GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetReadinessRequest(c.Server)
 	if err != nil {
 		return nil, err
@@ -711,7 +711,7 @@ func (c *Client) GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn
 // GetCA Tell of the CA
 //
 // Corresponds with GET /v1/ca (the `GetCA` operationId).
-func (c *Client) GetCA(ctx context.Context, params *GetCAParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetCA(ctx context.Context, params *GetCAParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetCARequest(c.Server, params)
 	if err != nil {
 		return nil, err
@@ -728,7 +728,7 @@ func (c *Client) GetCA(ctx context.Context, params *GetCAParams, reqEditors ...R
 // The bytes of every service's `ca.crt`.
 //
 // Corresponds with GET /v1/ca/bundle.pem (the `GetBundle` operationId).
-func (c *Client) GetBundle(ctx context.Context, params *GetBundleParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetBundle(ctx context.Context, params *GetBundleParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetBundleRequest(c.Server, params)
 	if err != nil {
 		return nil, err
@@ -747,7 +747,7 @@ func (c *Client) GetBundle(ctx context.Context, params *GetBundleParams, reqEdit
 // ask for.
 //
 // Corresponds with GET /v1/certificates (the `ListCertificates` operationId).
-func (c *Client) ListCertificates(ctx context.Context, params *ListCertificatesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) ListCertificates(ctx context.Context, params *ListCertificatesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListCertificatesRequest(c.Server, params)
 	if err != nil {
 		return nil, err
@@ -770,7 +770,7 @@ func (c *Client) ListCertificates(ctx context.Context, params *ListCertificatesP
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/certificates (the `IssueCertificate` operationId).
-func (c *Client) IssueCertificateWithBody(ctx context.Context, params *IssueCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) IssueCertificateWithBody(ctx context.Context, params *IssueCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewIssueCertificateRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
@@ -793,7 +793,7 @@ func (c *Client) IssueCertificateWithBody(ctx context.Context, params *IssueCert
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/certificates (the `IssueCertificate` operationId).
-func (c *Client) IssueCertificate(ctx context.Context, params *IssueCertificateParams, body IssueCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) IssueCertificate(ctx context.Context, params *IssueCertificateParams, body IssueCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewIssueCertificateRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
@@ -808,7 +808,7 @@ func (c *Client) IssueCertificate(ctx context.Context, params *IssueCertificateP
 // GetCertificate Tell of one certificate
 //
 // Corresponds with GET /v1/certificates/{serial} (the `GetCertificate` operationId).
-func (c *Client) GetCertificate(ctx context.Context, serial Serial, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetCertificate(ctx context.Context, serial Serial, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetCertificateRequest(c.Server, serial)
 	if err != nil {
 		return nil, err
@@ -829,7 +829,7 @@ func (c *Client) GetCertificate(ctx context.Context, serial Serial, reqEditors .
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/certificates/{serial}/renew (the `RenewCertificate` operationId).
-func (c *Client) RenewCertificateWithBody(ctx context.Context, serial Serial, params *RenewCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) RenewCertificateWithBody(ctx context.Context, serial Serial, params *RenewCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRenewCertificateRequestWithBody(c.Server, serial, params, contentType, body)
 	if err != nil {
 		return nil, err
@@ -850,7 +850,7 @@ func (c *Client) RenewCertificateWithBody(ctx context.Context, serial Serial, pa
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/certificates/{serial}/renew (the `RenewCertificate` operationId).
-func (c *Client) RenewCertificate(ctx context.Context, serial Serial, params *RenewCertificateParams, body RenewCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) RenewCertificate(ctx context.Context, serial Serial, params *RenewCertificateParams, body RenewCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRenewCertificateRequest(c.Server, serial, params, body)
 	if err != nil {
 		return nil, err
@@ -870,7 +870,7 @@ func (c *Client) RenewCertificate(ctx context.Context, serial Serial, params *Re
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/certificates/{serial}/revoke (the `RevokeCertificate` operationId).
-func (c *Client) RevokeCertificateWithBody(ctx context.Context, serial Serial, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) RevokeCertificateWithBody(ctx context.Context, serial Serial, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRevokeCertificateRequestWithBody(c.Server, serial, contentType, body)
 	if err != nil {
 		return nil, err
@@ -890,7 +890,7 @@ func (c *Client) RevokeCertificateWithBody(ctx context.Context, serial Serial, c
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/certificates/{serial}/revoke (the `RevokeCertificate` operationId).
-func (c *Client) RevokeCertificate(ctx context.Context, serial Serial, body RevokeCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) RevokeCertificate(ctx context.Context, serial Serial, body RevokeCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRevokeCertificateRequest(c.Server, serial, body)
 	if err != nil {
 		return nil, err
@@ -909,7 +909,7 @@ func (c *Client) RevokeCertificate(ctx context.Context, serial Serial, body Revo
 // here.
 //
 // Corresponds with GET /v1/crl (the `GetCRLs` operationId).
-func (c *Client) GetCRLs(ctx context.Context, params *GetCRLsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetCRLs(ctx context.Context, params *GetCRLsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetCRLsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
@@ -924,7 +924,7 @@ func (c *Client) GetCRLs(ctx context.Context, params *GetCRLsParams, reqEditors 
 // GetCRL Fetch the revocation list of one CA
 //
 // Corresponds with GET /v1/crl/{ski} (the `GetCRL` operationId).
-func (c *Client) GetCRL(ctx context.Context, ski KeyIdentifier, params *GetCRLParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetCRL(ctx context.Context, ski KeyIdentifier, params *GetCRLParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetCRLRequest(c.Server, ski, params)
 	if err != nil {
 		return nil, err
@@ -941,7 +941,7 @@ func (c *Client) GetCRL(ctx context.Context, ski KeyIdentifier, params *GetCRLPa
 // Callers that are no operators see those that they may ask for.
 //
 // Corresponds with GET /v1/services (the `ListServices` operationId).
-func (c *Client) ListServices(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) ListServices(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListServicesRequest(c.Server)
 	if err != nil {
 		return nil, err
@@ -956,7 +956,7 @@ func (c *Client) ListServices(ctx context.Context, reqEditors ...RequestEditorFn
 // GetService Tell of one service
 //
 // Corresponds with GET /v1/services/{name} (the `GetService` operationId).
-func (c *Client) GetService(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Raw) GetService(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetServiceRequest(c.Server, name)
 	if err != nil {
 		return nil, err
@@ -1597,7 +1597,7 @@ func NewGetServiceRequest(server string, name Name) (*http.Request, error) {
 	return req, nil
 }
 
-func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
+func (c *Raw) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
 			return err
@@ -1628,7 +1628,7 @@ func NewClientWithResponses(server string, opts ...ClientOption) (*ClientWithRes
 
 // WithBaseURL overrides the baseURL.
 func WithBaseURL(baseURL string) ClientOption {
-	return func(c *Client) error {
+	return func(c *Raw) error {
 		newBaseURL, err := url.Parse(baseURL)
 		if err != nil {
 			return err

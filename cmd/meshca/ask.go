@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/meshca/meshca/api"
+	"github.com/meshca/meshca/api/socket"
 	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/rotation"
 )
@@ -55,8 +56,8 @@ func ask(ctx context.Context, configPath, method, path string, body []byte) ([]b
 	if err != nil {
 		return nil, err
 	}
-	socket := socketPath(cfg)
-	answer, code, err := send(ctx, socket, method, path, body)
+	at := socketPath(cfg)
+	answer, code, err := send(ctx, at, method, path, body)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, &failure{err: fmt.Errorf("no process runs for %s: %w", configPath, err), code: exitUnknown,
@@ -68,7 +69,7 @@ func ask(ctx context.Context, configPath, method, path string, body []byte) ([]b
 	case code == http.StatusServiceUnavailable:
 		return nil, &failure{err: errors.New(strings.TrimSpace(string(answer))), code: exitUnknown}
 	case code != http.StatusOK:
-		return nil, fmt.Errorf("%s answered %d: %s", socket, code, strings.TrimSpace(string(answer)))
+		return nil, fmt.Errorf("%s answered %d: %s", at, code, strings.TrimSpace(string(answer)))
 	}
 	return answer, nil
 }
@@ -76,12 +77,12 @@ func ask(ctx context.Context, configPath, method, path string, body []byte) ([]b
 // maxStatus bounds an answer: some 600 bytes for each service.
 const maxStatus = 64 << 20
 
-// send sends one request through a socket.
-func send(ctx context.Context, socket, method, path string, body []byte) (answer []byte, code int, err error) {
+// send sends one request through the socket at a path.
+func send(ctx context.Context, at, method, path string, body []byte) (answer []byte, code int, err error) {
 	client := &http.Client{
 		Timeout: 30 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return api.DialUnix(ctx, socket)
+			return socket.Dial(ctx, at)
 		}},
 	}
 	defer client.CloseIdleConnections()
@@ -100,7 +101,7 @@ func send(ctx context.Context, socket, method, path string, body []byte) (answer
 		if errors.As(err, &op) {
 			err = op.Err
 		}
-		return nil, 0, fmt.Errorf("%s: %w", socket, err)
+		return nil, 0, fmt.Errorf("%s: %w", at, err)
 	}
 	defer response.Body.Close()
 	answer, err = io.ReadAll(io.LimitReader(response.Body, maxStatus))

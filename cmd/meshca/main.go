@@ -33,7 +33,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		Example: `  meshca config example > meshca.yaml     # a commented file to begin with
   meshca serve --config meshca.yaml       # issue, keep, renew
   meshca verify --config meshca.yaml      # who would refuse whom, and why
-  meshca status --config meshca.yaml      # ask the running process`,
+  meshca status --config meshca.yaml      # ask the running process
+  meshca issue bookapi                    # ask for a certificate of one's own key`,
 	}
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -43,7 +44,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &failure{err: err, code: exitUnknown, hints: []string{cmd.CommandPath() + " --help"}}
 	})
-	root.AddCommand(serveCommand(), verifyCommand(), repairCommand(), statusCommand(), adoptCommand(), healCommand(), guardCommand(), configCommand(), versionCommand())
+	root.AddCommand(serveCommand(), verifyCommand(), repairCommand(), statusCommand(), adoptCommand(), healCommand(), guardCommand(), configCommand(), versionCommand(),
+		issueCommand(), renewCommand(), revokeCommand(), listCommand(), caCommand())
 	err := root.ExecuteContext(context.Background())
 	if err == nil {
 		return 0

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/meshca/meshca/api"
+	"github.com/meshca/meshca/api/socket"
 	"github.com/meshca/meshca/ca"
 	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/issuer"
@@ -321,7 +322,7 @@ func (s *server) listen() (err error) {
 			return err
 		}
 	}
-	s.socket, err = api.ListenUnix(socketPath(s.cfg))
+	s.socket, err = socket.Listen(socketPath(s.cfg))
 	return err
 }
 

@@ -3,12 +3,13 @@
 set -eu
 cd "$(dirname "$0")"
 echo "This removes the example's CA, its seal and all its certificates:"
-for dir in data seal mesh; do
-	[ -e "$dir" ] && echo "  examples/local/$dir"
+made="data seal mesh bookapi tls.key tls.csr tls.crt"
+for path in $made; do
+	[ -e "$path" ] && echo "  examples/local/$path"
 done
 printf 'Remove them? [y/N] '
 read -r answer || answer=
 case $answer in
-y | yes | Y) rm -rf data seal mesh ;;
+y | yes | Y) rm -rf $made ;;
 *) echo "nothing was removed" ;;
 esac

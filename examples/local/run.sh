@@ -19,6 +19,7 @@ fi
 		  cp examples/local/other-ca.crt examples/local/mesh/pgadmin/ca.crt
 		  bin/meshca verify --config examples/local/meshca.yaml
 		  bin/meshca status --config examples/local/meshca.yaml
+		  cd examples/local && bin/meshca issue bookapi
 	TRY
 ) &
 exec bin/meshca serve --config $config --log text

@@ -1,4 +1,5 @@
-package api
+// Package socket makes and opens Unix sockets whose paths may be of any length, and that only their owner can open.
+package socket
 
 import (
 	"context"
@@ -10,11 +11,11 @@ import (
 	"path/filepath"
 )
 
-// ListenUnix listens on a Unix socket at path, mode 0600. One that a crash left is replaced; one on which
+// Listen listens on a Unix socket at path, mode 0600. One that a crash left is replaced; one on which
 // somebody answers is refused. Paths of any length work. The socket's file is removed when the listener is
 // closed.
-func ListenUnix(path string) (net.Listener, error) {
-	if c, err := DialUnix(context.Background(), path); err == nil {
+func Listen(path string) (net.Listener, error) {
+	if c, err := Dial(context.Background(), path); err == nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: another process answers there", path), c.Close())
 	}
 	dir, short, err := shorten(path)
@@ -35,16 +36,16 @@ func ListenUnix(path string) (net.Listener, error) {
 	if err := errors.Join(os.Chmod(path+".new", 0o600), os.Rename(path+".new", path)); err != nil {
 		return nil, errors.Join(err, l.Close(), dir.Close())
 	}
-	return &unixListener{UnixListener: l, path: path, dir: dir}, nil
+	return &listener{UnixListener: l, path: path, dir: dir}, nil
 }
 
-type unixListener struct {
+type listener struct {
 	*net.UnixListener
 	path string
 	dir  *os.File
 }
 
-func (l *unixListener) Close() error {
+func (l *listener) Close() error {
 	err := os.Remove(l.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -52,8 +53,8 @@ func (l *unixListener) Close() error {
 	return errors.Join(l.UnixListener.Close(), err, l.dir.Close())
 }
 
-// DialUnix connects to the socket at path, of any length.
-func DialUnix(ctx context.Context, path string) (net.Conn, error) {
+// Dial connects to the socket at path, of any length.
+func Dial(ctx context.Context, path string) (net.Conn, error) {
 	dir, short, err := shorten(path)
 	if err != nil {
 		return nil, err
