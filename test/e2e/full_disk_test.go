@@ -6,21 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-
-	"github.com/meshca/meshca/test/need"
 )
-
-// smallDisk mounts a file system of so many bytes in memory.
-func smallDisk(t *testing.T, dir string, size int) {
-	t.Helper()
-	must(t, os.Mkdir(dir, 0o700))
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", size)); err != nil {
-		need.Skip(t, fmt.Sprintf("a small file system cannot be mounted here (%v): that takes root", err))
-	}
-	t.Cleanup(func() { must(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
-}
 
 // TestFullDisk: with a full disk under the store nothing is given and the refusal says why; what is there is read on;
 // and when there is room again, all goes on without a restart.
