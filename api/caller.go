@@ -6,7 +6,6 @@ import (
 	"crypto/subtle"
 	"crypto/x509"
 	"errors"
-	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
@@ -33,6 +32,7 @@ const (
 	VerbCreate = "create"
 	VerbList   = "list"
 	VerbRevoke = "revoke"
+	VerbRotate = "rotate" // have what services hold replaced, and say how a take-over or a heal goes on
 )
 
 // A User is whom a cluster knows a token to be of.
@@ -277,23 +277,19 @@ func howToList(c *Caller) string {
 	return "only service accounts can be listed, and services that prove their SPIFFE ID by a certificate"
 }
 
-// authenticate lets those through whose name is known, and everybody to what is public.
-func (v *V1) authenticate(log *slog.Logger) func(http.Handler) http.Handler {
-	refuse := answerError(log)
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			request := requestOf(r)
-			if !slices.Contains(public, request.operation) {
-				caller, err := v.identify(r)
-				if err != nil {
-					refuse(w, r, err)
-					return
-				}
-				request.caller = caller
-			}
-			next.ServeHTTP(w, r)
-		})
-	}
+// authenticate lets those through whose name is known, and everybody to what is public, as long as they do not ask too
+// often.
+func (v *V1) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, err := v.admit(r)
+		request := requestOf(r)
+		request.caller, request.again = caller, func() (Caller, error) { return v.identify(r) }
+		if err != nil {
+			v.refuse(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // public are the operations that need no caller. A test compares them with the contract.

@@ -28,6 +28,7 @@ type asked struct {
 	made    crypto.Signer // by the server, nil where the caller has the key
 	ignored []string
 	reason  string
+	renewal bool
 }
 
 // IssueCertificate signs a certificate for the key of a CSR, or for one that the server makes.
@@ -204,6 +205,7 @@ func (v *V1) once(ctx context.Context, key *string, o *asked, prepare func() err
 	if err != nil {
 		return nil, issueProblem(err)
 	}
+	v.tell(leaf.Record(), o.renewal)
 	return v.answer(leaf, o, false)
 }
 
@@ -333,7 +335,7 @@ func (v *V1) readRenewal(ctx context.Context, r contract.RenewCertificateRequest
 	case v.Now().After(record.NotAfter):
 		return nil, conflict.because("the certificate has expired, and is not renewed: ask for a new one with POST /v1/certificates", "serial")
 	}
-	o := &asked{service: record.Service, reason: "renewal of " + record.Serial}
+	o := &asked{service: record.Service, reason: "renewal of " + record.Serial, renewal: true}
 	if r.Body != nil && r.Body.Csr != nil {
 		o.csr = *r.Body.Csr
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -38,6 +39,7 @@ var (
 	requestUnderWay   = kind{"request-under-way", "A request with this Idempotency-Key is being answered", http.StatusConflict}
 	keyNotRetained    = kind{"key-not-retained", "The private key was given once and is kept nowhere", http.StatusConflict}
 	alreadyRevoked    = kind{"already-revoked", "The certificate was revoked for another reason", http.StatusConflict}
+	notKept           = kind{"not-kept", "Something stands in the way at the service's place", http.StatusConflict}
 	conflict          = kind{"conflict", "It does not go together with what is there", http.StatusConflict}
 	tooLarge          = kind{"too-large", "The request is too long", http.StatusRequestEntityTooLarge}
 	unsupportedType   = kind{"unsupported-media-type", "The body is no application/json", http.StatusUnsupportedMediaType}
@@ -52,7 +54,7 @@ var (
 
 // kinds lists them all.
 var kinds = []kind{badRequest, csrMalformed, csrProof, unauthenticated, forbidden, nameNotGranted, notFound, methodNotAllowed,
-	notAcceptable, requestUnderWay, keyNotRetained, alreadyRevoked, conflict, tooLarge, unsupportedType, keyRefused, nameMalformed,
+	notAcceptable, requestUnderWay, keyNotRetained, alreadyRevoked, notKept, conflict, tooLarge, unsupportedType, keyRefused, nameMalformed,
 	unprocessable, idempotencyReused, tooMany, internal, unavailable}
 
 // A problem is an answer that is none. Its detail is for the caller: what was wrong and what to do, in words of ours,
@@ -95,6 +97,10 @@ func (p *problem) write(w http.ResponseWriter, r *http.Request) {
 	if p.after > 0 {
 		h.Set("Retry-After", strconv.Itoa(max(1, int((p.after+time.Second-1)/time.Second))))
 	}
+	if p.kind == tooMany || r.ProtoMajor == 1 && r.ContentLength != 0 && requestOf(r).body == nil {
+		// To go on costs a handshake, which is metered. And nobody waits for the rest of a body that is not read.
+		h.Set("Connection", "close")
+	}
 	if p.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="meshca"`)
 	}
@@ -111,28 +117,37 @@ func (p *problem) write(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(body)
 }
 
-// answerError answers with what went wrong: as a problem where it is one, else without a word of it, which is the
-// log's.
-func answerError(log *slog.Logger) func(http.ResponseWriter, *http.Request, error) {
-	return func(w http.ResponseWriter, r *http.Request, err error) {
-		p, ok := errors.AsType[*problem](err)
-		switch {
-		case ok:
-		case errors.Is(err, store.ErrFull):
-			p = busy("", err)
-		default:
-			p = internal.because("it is logged under this request's id").caused(err)
-		}
-		request := requestOf(r)
-		request.refused = p
-		level := slog.LevelInfo
-		if p.status >= http.StatusInternalServerError {
-			level = slog.LevelError
-		}
-		log.Log(r.Context(), level, "refused", "problem", p.name, "detail", p.detail, "caller", request.caller.Name,
-			"from", r.RemoteAddr, "method", knownMethod(r.Method), "operation", request.operation, "request", request.id, "cause", p.cause)
-		p.write(w, r)
+// refuse answers with what went wrong: as a problem where it is one, else without a word of it, which is the log's.
+func (v *V1) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	p, ok := errors.AsType[*problem](err)
+	switch {
+	case ok:
+	case errors.Is(err, store.ErrFull):
+		p = busy("", err)
+	default:
+		p = internal.because("it is logged under this request's id").caused(err)
 	}
+	request := requestOf(r)
+	request.refused = p
+	v.logRefusal(r, request, p)
+	p.write(w, r)
+}
+
+// logRefusal logs the first few refusals of a kind and caller in each second, and the number of the others: whoever
+// sends nonsense must not fill the log's disk, nor hide what others do.
+func (v *V1) logRefusal(r *http.Request, request *request, p *problem) {
+	level := slog.LevelInfo
+	if p.status >= http.StatusInternalServerError {
+		level = slog.LevelError
+	}
+	caller := request.caller.Name
+	if !v.refusals.pass(p.name+" "+caller, func(n int) {
+		v.Log.Log(context.Background(), level, "refused as well within a second", "problem", p.name, "caller", caller, "times", n)
+	}) {
+		return
+	}
+	v.Log.Log(r.Context(), level, "refused", "problem", p.name, "detail", p.detail, "caller", caller,
+		"from", r.RemoteAddr, "method", knownMethod(r.Method), "operation", request.operation, "request", request.id, "cause", p.cause)
 }
 
 // knownMethod is a method as the log holds it: a caller's own word for one may be as long as a header.

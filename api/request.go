@@ -22,8 +22,9 @@ import (
 type request struct {
 	id        string
 	caller    Caller
-	operation string   // method and pattern, "" where there is none such
-	accept    []string // media types that the caller accepts, as it sent them
+	again     func() (Caller, error) // finds out anew who asks, for answers that go on
+	operation string                 // method and pattern, "" where there is none such
+	accept    []string               // media types that the caller accepts, as it sent them
 	path      string
 	body      []byte
 	refused   *problem // the answer, where it is one
@@ -54,6 +55,9 @@ var forms = map[string]form{
 	"POST /v1/certificates":                 {fields: map[string]bool{"service": true, "csr": true, "generateKey": false}},
 	"POST /v1/certificates/{serial}/renew":  {fields: map[string]bool{"csr": true}, optional: true},
 	"POST /v1/certificates/{serial}/revoke": {fields: map[string]bool{"reason": true}},
+	"POST /v1/adopt":                        {fields: map[string]bool{"service": true}},
+	"POST /v1/heal":                         {fields: map[string]bool{"service": true}},
+	"GET /v1/events":                        {query: []string{"service"}},
 }
 
 // checkForm refuses what the contract does not know before anything is decoded: generated code lets unknown and
@@ -96,6 +100,9 @@ func (f form) checkQuery(r *http.Request) error {
 
 // checkBody reads the body whole, checks it, and leaves it for the decoder.
 func (f form) checkBody(r *http.Request) error {
+	if r.ContentLength > maxBody {
+		return tooLong()
+	}
 	limit := int64(maxBody) + 1
 	if f.fields == nil { // anybody may ask for what is public: nothing is kept of what is not wanted
 		limit = 1
@@ -104,7 +111,7 @@ func (f form) checkBody(r *http.Request) error {
 	var long *http.MaxBytesError
 	switch {
 	case errors.As(err, &long):
-		return tooLarge.because(fmt.Sprintf("the body is longer than %d bytes", long.Limit))
+		return tooLong()
 	case err != nil:
 		return badRequest.because("the body did not come whole").caused(err)
 	case len(body) == 0 && (f.fields == nil || f.optional):
@@ -113,15 +120,19 @@ func (f form) checkBody(r *http.Request) error {
 	case f.fields == nil:
 		return badRequest.because("this operation takes no body")
 	}
+	requestOf(r).body = body
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" || len(r.Header.Values("Content-Type")) > 1 {
 		return unsupportedType.because("say Content-Type: application/json")
 	}
 	if err := f.checkJSON(body); err != nil {
 		return err
 	}
-	requestOf(r).body = body
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
+}
+
+func tooLong() error {
+	return tooLarge.because(fmt.Sprintf("the body is longer than %d bytes", maxBody))
 }
 
 // checkJSON wants one flat object of known fields, each once.

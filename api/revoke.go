@@ -45,6 +45,10 @@ func (v *V1) RevokeCertificate(ctx context.Context, r contract.RevokeCertificate
 		return nil, busy("the revocation could not be recorded: try again", err)
 	}
 	v.Revoked(record.Service)
+	if before := leaf.Record().Revoked; before == nil || before.Reason != record.Revoked.Reason {
+		v.Events.add(event{Kind: kindRevoked, Service: record.Service, Serial: record.Serial, At: v.Now(),
+			Text: fmt.Sprintf("certificate %s is revoked for %s, by %s", record.Serial, record.Revoked.Reason, record.Revoked.By)})
+	}
 	described, err := v.describe(record)
 	if err != nil {
 		return nil, err

@@ -1,9 +1,10 @@
-// Package api answers over HTTP: health, readiness and metrics on a TCP address, the status on a Unix
-// socket that only the owner of the store may open.
+// Package api answers over HTTP: health, readiness and metrics on a TCP address, the operations of openapi.yaml
+// over HTTPS and on a Unix socket that only the owner of the store may open.
 //
 // # Concurrency
 //
-// Handlers run on net/http's goroutines and read snapshots; none of them waits for the engine.
+// Handlers run on net/http's goroutines and read snapshots; none of them waits for the engine but those that
+// give it an order, for less than an answer may take. Streams of events live until either side ends them.
 package api
 
 import (
@@ -34,10 +35,13 @@ type Engine interface {
 }
 
 const (
-	readyEvery   = 5 * time.Second // /readyz asks the engine at most this often: it is a write to the store
-	readyTimeout = 2 * time.Second
-	shutdownWait = 2 * time.Second
-	writeTimeout = 10 * time.Second // from the request's head to the answer's end
+	readyEvery    = 5 * time.Second // /readyz asks the engine at most this often: it is a write to the store
+	readyTimeout  = 2 * time.Second
+	shutdownWait  = 2 * time.Second
+	headerTimeout = 5 * time.Second  // for a handshake, and for a request's head
+	readTimeout   = 10 * time.Second // for a request
+	writeTimeout  = 10 * time.Second // from the request's head to the answer's end
+	idleTimeout   = 30 * time.Second // between two requests
 )
 
 // Observability serves /healthz (the process answers), /readyz (it can do its work; 503 says in words what
@@ -86,27 +90,39 @@ func (r *readiness) check(ctx context.Context) error {
 	return r.err
 }
 
-// Serve answers on the listener until ctx ends, then closes it and waits a moment for answers under way. At
-// most maxConnections are open at once; others wait.
+// Serve answers on the listener until ctx ends, then closes it and waits a moment for answers under way. A bounded
+// number of connections is open at once.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
-	return serve(ctx, l, h, nil, log)
+	return serve(ctx, bound(l, places(otherConnections), false, log), h, nil, log)
 }
 
-// ServeTLS is Serve with HTTPS.
+// ServeTLS is Serve with HTTPS, for many.
 func ServeTLS(ctx context.Context, l net.Listener, h http.Handler, conf *tls.Config, log *slog.Logger) error {
-	return serve(ctx, l, h, conf, log)
+	n := places(apiConnections)
+	if n < apiConnections {
+		log.Warn("few descriptors: raise the limit of open files to twice the connections that are wanted", "connections", n, "wanted", apiConnections)
+	}
+	return serve(ctx, bound(l, n, true, log), h, conf, log)
 }
 
-func serve(ctx context.Context, l net.Listener, h http.Handler, conf *tls.Config, log *slog.Logger) error {
+func serve(ctx context.Context, l *listener, h http.Handler, conf *tls.Config, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           http.MaxBytesHandler(h, maxBody),
 		TLSConfig:         conf,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
-		IdleTimeout:       30 * time.Second,
+		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
+		ConnState:         l.state,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          64,
+			MaxReadFrameSize:              16 << 10, // the least that there is
+			MaxReceiveBufferPerStream:     maxBody,
+			MaxReceiveBufferPerConnection: 4 * maxBody,
+			WriteByteTimeout:              writeTimeout,
+		},
 	}
 	stopped := make(chan error, 1)
 	go func() { // ends with ctx: owned by Serve, which waits for it
@@ -119,9 +135,9 @@ func serve(ctx context.Context, l net.Listener, h http.Handler, conf *tls.Config
 		}
 		stopped <- err
 	}()
-	accept := func() error { return server.Serve(limit(l)) }
+	accept := func() error { return server.Serve(l) }
 	if conf != nil {
-		accept = func() error { return server.ServeTLS(limit(l), "", "") }
+		accept = func() error { return server.ServeTLS(l, "", "") }
 	}
 	if err := accept(); !errors.Is(err, http.ErrServerClosed) {
 		return err

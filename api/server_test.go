@@ -22,6 +22,7 @@ import (
 
 	"github.com/meshca/meshca/api"
 	"github.com/meshca/meshca/api/socket"
+	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/rotation"
 )
 
@@ -62,6 +63,18 @@ func (e *engine) Continue(ctx context.Context, service string) error {
 
 func (e *engine) Resume(ctx context.Context, service string) error {
 	return e.order(ctx, "resume", service)
+}
+
+func (e *engine) Renew(ctx context.Context, service, by string) error {
+	return e.order(ctx, "renew for "+by, service)
+}
+
+// owner answers on the socket of an engine that keeps pgadmin and envoy.
+func owner(e *engine) http.Handler {
+	i := issuer.New(nil, nil) // what is asked of it here needs neither store nor CA
+	i.SetCatalogue([]issuer.Policy{{Service: "pgadmin"}, {Service: "envoy"}})
+	v := &api.V1{Issuer: i, Engine: e, Operator: e, Grants: &api.Grants{}, Events: api.NewEvents(time.Now), Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	return v.Owner()
 }
 
 func (e *engine) order(ctx context.Context, what, service string) error {
@@ -154,7 +167,7 @@ func TestReadyzIsForAll(t *testing.T) {
 // TestStarting: until the first pass has ended there is neither a status nor a metric that could be taken for one.
 func TestStarting(t *testing.T) {
 	e := &engine{starting: true}
-	if code, body := get(t, api.Local(e, http.NotFoundHandler()), "/v1/status"); code != http.StatusServiceUnavailable || !strings.HasPrefix(body, "starting: ") {
+	if code, body := get(t, owner(e), "/v1/status"); code != http.StatusServiceUnavailable || !strings.Contains(body, `"detail":"starting: `) {
 		t.Errorf("%d %q", code, body)
 	}
 	h := api.Observability(e, api.NewRegistry(e, func() int64 { return 0 }, ""))
@@ -172,7 +185,9 @@ func TestBusy(t *testing.T) {
 		e := &engine{busy: true}
 		for _, path := range []string{"/v1/adopt", "/v1/heal"} {
 			w, began := httptest.NewRecorder(), time.Now()
-			api.Local(e, http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(`{"service":"pgadmin"}`)))
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(`{"service":"pgadmin"}`))
+			r.Header.Set("Content-Type", "application/json")
+			owner(e).ServeHTTP(w, r)
 			if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "busy: ") || !strings.Contains(w.Body.String(), "nothing was done") {
 				t.Errorf("%s: %d %q", path, w.Code, w.Body)
 			}
@@ -208,7 +223,7 @@ func TestSocket(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- api.Serve(ctx, l, api.Local(&engine{}, http.NotFoundHandler()), slog.New(slog.DiscardHandler))
+		done <- api.Serve(ctx, l, owner(&engine{}), slog.New(slog.DiscardHandler))
 	}()
 
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -244,7 +259,7 @@ func TestServeEndsWhileClientsHang(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- api.Serve(ctx, l, api.Local(&engine{}, http.NotFoundHandler()), slog.New(slog.DiscardHandler))
+		done <- api.Serve(ctx, l, owner(&engine{}), slog.New(slog.DiscardHandler))
 	}()
 	for range 20 {
 		c, err := net.Dial("tcp", l.Addr().String())

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 
@@ -51,6 +52,9 @@ func (v *V1) known(ctx context.Context, name, verb string) (*issuer.Policy, erro
 		return nil, badRequest.because("a service's name is a DNS label", "name")
 	}
 	if _, err := v.mayAsk(ctx, name, verb); err != nil {
+		if p, ok := errors.AsType[*problem](err); ok && p.pointers != nil {
+			p.pointers = []string{"name"}
+		}
 		return nil, err
 	}
 	policy, ok := v.Issuer.Policy(name)

@@ -35,6 +35,9 @@ const maxBody = 64 << 10
 type V1 struct {
 	Issuer   *issuer.Issuer
 	Engine   Engine
+	Operator Operator
+	Read     func(context.Context) (*Reading, error) // reads and compares what all services hold, beside the engine
+	Events   *Events                                 // nil where nothing is told of but what is done here
 	Grants   *Grants
 	Admin    *AdminToken          // nil where there is none
 	Accounts Accounts             // nil without a cluster
@@ -43,24 +46,29 @@ type V1 struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 
-	begun   sync.Once
-	ready   readiness
-	signed  signed
-	written written
-	signing chan struct{} // a place for each certificate that is being signed
-	making  chan struct{} // a place for each key that is being made: one of RSA takes seconds of a processor
+	begun    sync.Once
+	ready    readiness
+	looks    looks
+	signed   signed
+	written  written
+	signing  chan struct{} // a place for each certificate that is being signed
+	making   chan struct{} // a place for each key that is being made: one of RSA takes seconds of a processor
+	limits   *limits
+	refusals sieve
 }
 
-// Handler answers on TCP: whoever asks proves who it is.
+// Handler answers on TCP: whoever asks proves who it is, and does not ask too often.
 func (v *V1) Handler() http.Handler {
-	return v.handler(v.authenticate(v.Log))
+	return v.handler(v.authenticate)
 }
 
-// Owner answers on the Unix socket, which only the owner of the store can open: an operator.
+// Owner answers on the Unix socket, which only the owner of the store can open: an operator, without a limit.
 func (v *V1) Owner() http.Handler {
 	return v.handler(func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			requestOf(r).caller = Caller{Name: "owner", everything: true}
+			request := requestOf(r)
+			request.caller = Caller{Name: "owner", everything: true}
+			request.again = func() (Caller, error) { return request.caller, nil }
 			next.ServeHTTP(w, r)
 		})
 	})
@@ -69,26 +77,30 @@ func (v *V1) Owner() http.Handler {
 func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
 	v.begun.Do(func() { // both doors share it, and the second is opened when the first is in use
 		v.ready.engine = v.Engine
+		v.looks.turn = make(chan struct{}, 1)
+		if v.Events == nil {
+			v.Events = NewEvents(v.Now)
+		}
 		v.signing = make(chan struct{}, signingAtOnce)
 		v.making = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+		v.limits = newLimits()
 	})
-	answer := answerError(v.Log)
 	router := chi.NewRouter()
 	refuse := func(k kind, why string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) { answer(w, r, k.because(why)) }
+		return func(w http.ResponseWriter, r *http.Request) { v.refuse(w, r, k.because(why)) }
 	}
-	router.Use(v.begin(router), identify, checkForm(answer))
+	router.Use(v.begin(router), identify, checkForm(v.refuse))
 	router.NotFound(refuse(notFound, "the contract has no such path: see /openapi.yaml"))
 	router.MethodNotAllowed(refuse(methodNotAllowed, "the path is known, and not with this method: see /openapi.yaml"))
 	router.Get("/", v.index)
 	strict := contract.NewStrictHandlerWithOptions(v, nil, contract.StrictHTTPServerOptions{
 		RequestErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
-			answer(w, r, badRequest.because("the body is not what the contract says").caused(err))
+			v.refuse(w, r, badRequest.because("the body is not what the contract says").caused(err))
 		},
-		ResponseErrorHandlerFunc: answer,
+		ResponseErrorHandlerFunc: v.refuse,
 	})
 	return contract.HandlerWithOptions(strict, contract.ChiServerOptions{BaseRouter: router,
-		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) { answer(w, r, badParameter(err)) }})
+		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) { v.refuse(w, r, badParameter(err)) }})
 }
 
 // badParameter names a parameter that could not be read, and nothing of its value: not to the log either, since what is
@@ -114,7 +126,6 @@ func badParameter(err error) *problem {
 
 // begin makes what is known of a request, bounds it, and has a panic be one answer instead of the end of a connection.
 func (v *V1) begin(routes chi.Routes) func(http.Handler) http.Handler {
-	answer := answerError(v.Log)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			known := &request{id: newRequestID(), operation: operationOf(routes, r), accept: r.Header.Values("Accept"), path: r.URL.Path}
@@ -132,14 +143,9 @@ func (v *V1) begin(routes chi.Routes) func(http.Handler) http.Handler {
 				case http.ErrAbortHandler: // the connection is meant to end
 					panic(failure)
 				default:
-					v.Log.Error("panic", "request", known.id, "operation", known.operation, "panic", fmt.Sprint(failure), "stack", string(debug.Stack()))
-					answer(w, r, internal.because("it is logged under this request's id"))
+					v.refuse(w, r, fmt.Errorf("panic: %v\n%s", failure, debug.Stack()))
 				}
 			}()
-			if r.ContentLength > maxBody {
-				answer(w, r, tooLarge.because(fmt.Sprintf("the body is longer than %d bytes", maxBody)))
-				return
-			}
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			next.ServeHTTP(w, r)
 		})
@@ -184,6 +190,7 @@ const (
 	pemChain = "application/pem-certificate-chain"
 	pemFile  = "application/x-pem-file"
 	crlType  = "application/pkix-crl"
+	sseType  = "text/event-stream"
 )
 
 // unchanged says whether the caller has what the tag stands for.

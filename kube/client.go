@@ -27,6 +27,7 @@ import (
 	"maps"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -46,8 +47,9 @@ const (
 	// of 5 a second would make a thousand services take minutes. Who is served first is the API server's to say.
 	callsPerSecond = 500
 	callsBurst     = 1000
-	// callsAtOnce is how many calls are under way at the same time, watches apart: enough to keep a small API server
-	// busy. More services are worked on than that, so that signing and committing fill the waits.
+	// callsAtOnce is how many calls are under way at the same time in one namespace, watches apart: enough to keep a
+	// small API server busy. More services are worked on than that, so that signing and committing fill the waits; their
+	// number bounds the calls in all namespaces.
 	callsAtOnce = 8
 	// callTimeout bounds one call: an API server that is there answers in milliseconds.
 	callTimeout = 10 * time.Second
@@ -67,9 +69,10 @@ type Client struct {
 	rest      *rest.RESTClient
 	host      string
 	namespace string
-	manager   string        // who owns the fields that it applies
-	slots     chan struct{} // one for each call under way
-	silence   *silence
+	manager   string // who owns the fields that it applies
+	lanes     *lanes
+	silence   *silence // of the API server as a whole
+	probing   *sync.Mutex
 }
 
 // as is the client under the name of another field manager.
@@ -79,10 +82,10 @@ func (c *Client) as(manager string) *Client {
 	return &other
 }
 
-// apart is the client with calls of its own, one at a time: they are never in the way of the others.
+// apart is the client with calls of its own, one at a time in a namespace: they are never in the way of the others.
 func (c *Client) apart() *Client {
 	other := *c
-	other.slots = make(chan struct{}, 1)
+	other.lanes = newLanes(1)
 	return &other
 }
 
@@ -115,7 +118,8 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	return &Client{slots: make(chan struct{}, callsAtOnce), silence: newSilence(), rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault), manager: FieldManager}, nil
+	return &Client{rest: client, host: config.Host, namespace: cmp.Or(namespace, metav1.NamespaceDefault), manager: FieldManager,
+		lanes: newLanes(callsAtOnce), silence: newSilence(), probing: &sync.Mutex{}}, nil
 }
 
 // Namespace is the namespace of the kubeconfig's context.
@@ -190,9 +194,10 @@ func list[T any](ctx context.Context, c *Client, o object, query url.Values, fn 
 
 // read asks for a list and hands the answer to decode while it comes in.
 func (c *Client) read(ctx context.Context, o object, query url.Values, decode func(io.Reader) error) error {
+	slots, _ := c.lanes.at(o.namespace, "list")
 	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	case <-ctx.Done():
 		return newError("list", o, ctx.Err())
 	}
@@ -243,16 +248,21 @@ func (c *Client) merge(ctx context.Context, o object, body, v any) error {
 
 // call asks once: whoever calls decides when to ask again. The answer is read into v.
 func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o object, query url.Values, body []byte, v any) error {
+	slots, quiet := c.lanes.at(o.namespace, verb)
 	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	case <-c.silence.falls():
-		return silent(verb, o)
+		return c.silence.error(verb, o)
+	case <-quiet.falls():
+		return quiet.error(verb, o)
 	case <-ctx.Done():
 		return newError(verb, o, ctx.Err())
 	}
-	if c.silence.holds() {
-		return silent(verb, o)
+	for _, s := range []*silence{c.silence, quiet} {
+		if s.holds() {
+			return s.error(verb, o)
+		}
 	}
 	r = r.AbsPath(o.path()).MaxRetries(0)
 	for key, values := range query {
@@ -263,7 +273,15 @@ func (c *Client) call(ctx context.Context, r *rest.Request, verb string, o objec
 	if body != nil {
 		r = r.Body(body)
 	}
+	began := time.Now()
 	answer, err := c.ask(ctx, r)
+	if ctx.Err() == nil {
+		if err != nil && time.Since(began) > slowCall {
+			quiet.miss(o.name, err, cap(slots))
+		} else {
+			quiet.end()
+		}
+	}
 	if err != nil {
 		return newError(verb, o, err)
 	}

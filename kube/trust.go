@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshca/meshca/rotation"
@@ -21,16 +22,25 @@ func bundleAt(namespace string) object {
 // Publish implements [rotation.Target]: the ConfigMap in each namespace. What cannot be done in one does not keep
 // the others from it.
 func (t *Target) Publish(ctx context.Context, bundle []byte) (changed []string, err error) {
-	var failed []error
-	for _, namespace := range t.namespaces() {
-		err := t.publish(ctx, namespace, string(bundle))
-		if errors.Is(err, rotation.ErrChanged) {
-			changed = append(changed, rotation.PublishedIn(namespace))
-		} else if err != nil {
-			failed = append(failed, hinted(err))
+	namespaces := t.namespaces()
+	errs := make([]error, len(namespaces))
+	var group errgroup.Group
+	group.SetLimit(atOnce)
+	for i, namespace := range namespaces {
+		group.Go(func() error { // ends with Publish
+			errs[i] = t.publish(ctx, namespace, string(bundle))
+			return nil
+		})
+	}
+	_ = group.Wait() // no error is returned above
+	for i, namespace := range namespaces {
+		if errors.Is(errs[i], rotation.ErrChanged) {
+			changed, errs[i] = append(changed, rotation.PublishedIn(namespace)), nil
+		} else if errs[i] != nil {
+			errs[i] = hinted(errs[i])
 		}
 	}
-	return changed, errors.Join(failed...)
+	return changed, errors.Join(errs...)
 }
 
 func (t *Target) namespaces() (all []string) {

@@ -38,7 +38,11 @@ func (e *Engine) foundAmong(ctx context.Context, names []string, now time.Time) 
 		s := e.services[name]
 		return s == nil || s.unread || s.Known && s.Takeover == nil
 	})
-	e.look(ctx, slices.DeleteFunc(slices.Clone(candidates), func(name string) bool { return e.services[name].ahead != nil }))
+	// What could not be seen is looked at in its own turn first: the others' turns need not wait for it.
+	e.look(ctx, slices.DeleteFunc(slices.Clone(candidates), func(name string) bool {
+		s := e.services[name]
+		return s.ahead != nil || s.unseen
+	}))
 	w := e.world(now)
 	found := make(map[string]Seen)
 	for _, name := range candidates {
@@ -120,7 +124,7 @@ func (e *Engine) adopt(found map[string]Seen, now time.Time) (changed bool, err 
 	}
 	for name := range found {
 		if s := e.services[name]; s.Takeover != nil {
-			s.Heals, _, _ = s.Heals.take(now) // each costs a record: whoever writes again and again is metered
+			s.Heals, _, _ = s.Heals.take(heals, now) // each costs a record: whoever writes again and again is metered
 		}
 	}
 	e.tellAdoption(takeovers, known)
@@ -160,18 +164,20 @@ func (e *Engine) tellAdoption(takeovers map[string]*Takeover, before []ca.Anchor
 
 // tellTakeover says what was written to a place that is being taken over.
 func (e *Engine) tellTakeover(s *service) {
-	text := "ca.crt holds the union of what live leaves need and our root; leaf kept"
+	text, serial := "ca.crt holds the union of what live leaves need and our root; leaf kept", ""
 	if s.Takeover == nil {
 		record := s.Leaf.Record()
+		serial = record.Serial
 		text = fmt.Sprintf("leaf signed anew, serial %s, valid until %s", record.Serial, record.NotAfter.Format(time.RFC3339))
 	}
 	e.Log.Info("took over", "service", s.Service, "what", text)
-	e.Target.Tell(Notice{s.Service, NoticeTakenOver, text})
+	e.Target.Tell(Notice{s.Service, NoticeTakenOver, serial, text})
 }
 
-// Resume has the service's place healed again after somebody has broken the glass.
+// Resume has the service's place healed again after somebody has broken the glass. The status says whether it is, where
+// that takes no longer than ctx.
 func (e *Engine) Resume(ctx context.Context, name string) error {
-	return e.do(ctx, func(time.Time) error {
+	err := e.order(ctx, command{only: name, after: func() error { return nil }, do: func(time.Time) error {
 		s := e.services[name]
 		switch {
 		case s == nil:
@@ -181,7 +187,11 @@ func (e *Engine) Resume(ctx context.Context, name string) error {
 		}
 		s.Resumed = true
 		return nil
-	})
+	}})
+	if errors.Is(err, ErrUnderWay) {
+		return nil // the word is taken
+	}
+	return err
 }
 
 // accept makes the refused places this store's, after an operator has been shown what that breaks.

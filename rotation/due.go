@@ -27,31 +27,38 @@ func cannotWait(due, notAfter, nextRun time.Time) bool {
 	return nextRun.IsZero() || nextRun.After(notAfter.Add(-notAfter.Sub(due)/4))
 }
 
-// Heals of a service are metered, so that whoever fights over a folder cannot wear out the disk.
-const (
-	healBurst  = 20
-	healRefill = 5 * time.Second
+// A meter says how much a bucket holds, and how soon what was taken comes back.
+type meter struct {
+	burst  int
+	refill time.Duration // of one
+}
+
+var (
+	// heals of a service are metered, so that whoever fights over a folder cannot wear out the disk.
+	heals = meter{20, 5 * time.Second}
+	// renewals that are asked for are too: each is a record, and a change for whoever reads the place.
+	renewals = meter{5, 10 * time.Minute}
 )
 
-// A bucket holds the heals that a service may have now; the zero value is a full one.
+// A bucket holds what a service may have of a meter now; the zero value is a full one.
 type bucket struct {
 	spent int
 	since time.Time // when the oldest spent one began to come back
 }
 
-// take spends one heal. Where none is left, ok is false and at says when there is one again.
-func (b bucket) take(now time.Time) (next bucket, ok bool, at time.Time) {
+// take spends one. Where none is left, ok is false and at says when there is one again.
+func (b bucket) take(m meter, now time.Time) (next bucket, ok bool, at time.Time) {
 	if now.Before(b.since) { // the clock went back
 		b.since = now
 	}
-	if back := int(now.Sub(b.since) / healRefill); back >= b.spent {
+	if back := int(now.Sub(b.since) / m.refill); back >= b.spent {
 		b = bucket{since: now}
 	} else {
 		b.spent -= back
-		b.since = b.since.Add(time.Duration(back) * healRefill)
+		b.since = b.since.Add(time.Duration(back) * m.refill)
 	}
-	if b.spent == healBurst {
-		return b, false, b.since.Add(healRefill)
+	if b.spent == m.burst {
+		return b, false, b.since.Add(m.refill)
 	}
 	b.spent++
 	return b, true, time.Time{}

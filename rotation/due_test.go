@@ -68,22 +68,22 @@ func TestBucket(t *testing.T) {
 		var taken []time.Time
 		for range rapid.IntRange(1, 200).Draw(rt, "attempts") {
 			now = now.Add(time.Duration(rapid.Int64Range(0, int64(7*time.Second)).Draw(rt, "wait")))
-			next, ok, at := b.take(now)
+			next, ok, at := b.take(heals, now)
 			b = next
 			if ok {
 				taken = append(taken, now)
 				continue
 			}
-			if !at.After(now) || at.Sub(now) > healRefill {
+			if !at.After(now) || at.Sub(now) > heals.refill {
 				rt.Fatalf("at %s there is none until %s", now, at)
 			}
-			if _, ok, _ := b.take(at); !ok {
+			if _, ok, _ := b.take(heals, at); !ok {
 				rt.Fatalf("none at %s, although that was promised", at)
 			}
 		}
 		for i := range taken {
 			for j := i; j < len(taken); j++ {
-				if most := healBurst + 1 + int(taken[j].Sub(taken[i])/healRefill); j-i+1 > most {
+				if most := heals.burst + 1 + int(taken[j].Sub(taken[i])/heals.refill); j-i+1 > most {
 					rt.Fatalf("%d heals within %s", j-i+1, taken[j].Sub(taken[i]))
 				}
 			}
@@ -93,11 +93,11 @@ func TestBucket(t *testing.T) {
 
 func TestBucketWhenTheClockGoesBack(t *testing.T) {
 	var b bucket
-	for range healBurst {
-		b, _, _ = b.take(noon)
+	for range heals.burst {
+		b, _, _ = b.take(heals, noon)
 	}
-	_, ok, at := b.take(noon.Add(-time.Hour))
-	if ok || at.After(noon.Add(-time.Hour).Add(healRefill)) {
+	_, ok, at := b.take(heals, noon.Add(-time.Hour))
+	if ok || at.After(noon.Add(-time.Hour).Add(heals.refill)) {
 		t.Errorf("taken %t, next at %s: the hour that was never must not be waited for", ok, at)
 	}
 }

@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/store"
 )
@@ -57,6 +55,7 @@ type Engine struct {
 	services map[string]*service // owned by the goroutine of Start and Run
 	lastRun  time.Time
 	swept    Sweep
+	passed   time.Time // when the last pass ended
 	wall     time.Time // the clock at the last pass, to notice that it went back
 
 	checks       checks            // of what is about to be written
@@ -68,16 +67,23 @@ type Engine struct {
 	crls         []issuer.CRL      // in force
 	late         string            // issuers whose CRL is overdue, as it was said last
 
+	atWork map[string]time.Time // jobs of the pass that are under way, and since when; owned by the goroutine of Start and Run
+
 	commands chan command
 	changed  chan string // what the target's watch tells
 	again    namesOnce   // what a pass wants another to look at: it cannot wait for room in the channel that it is to empty
 	status   atomic.Pointer[Status]
 }
 
-// A command is done by the goroutine of Run between two passes; a pass over all services follows.
+// A command is done by the goroutine of Run between two passes.
 type command struct {
 	do   func(now time.Time) error
-	done chan error
+	done chan error // with room for the answer: nobody may wait for it any more
+
+	// The pass that follows is over all services, and the watch begins anew, where only is "".
+	only string
+	// after is what is answered in place of a nil of do, when that pass has ended; nil: do is answered at once.
+	after func() error
 }
 
 // service is one service's state and what people are told of it. During a pass it is owned by the one
@@ -105,6 +111,7 @@ type service struct {
 	waits    string    // why its processes may refuse leaves that are signed anew
 	form     Form      // as the store has it
 	forms    bucket    // its records
+	renewals bucket    // that were asked for
 	healed   int       // since the start
 	issued   int
 	lastHeal time.Time
@@ -131,6 +138,7 @@ func New(c Config) *Engine {
 		Config:       c,
 		services:     make(map[string]*service),
 		publications: make(map[string]bucket),
+		atWork:       make(map[string]time.Time),
 		commands:     make(chan command),
 		changed:      make(chan string, 64),
 	}
@@ -211,15 +219,16 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		var names []string
+		var answer func()
 		all := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case c := <-e.commands:
-			watching.stop() // it may be a new catalogue
-			c.done <- c.do(e.now())
-			all = true
-			watching = e.watch(ctx)
+			watching, answer = e.obey(ctx, c, watching)
+			if all = c.only == ""; !all {
+				names = []string{c.only}
+			}
 		case name := <-e.changed:
 			names = e.drain(name)
 		case <-timer.C:
@@ -232,6 +241,9 @@ func (e *Engine) Run(ctx context.Context) error {
 			names = e.names()
 		}
 		e.pass(ctx, append(names, e.dueNames(now)...), all, now)
+		if answer != nil {
+			answer()
+		}
 		timer.Reset(min(max(e.wake(now).Sub(e.now()), 0), checkClock))
 	}
 }
@@ -314,14 +326,45 @@ func (n *namesOnce) any() bool {
 	return len(n.names) > 0
 }
 
-// do has Run do something between two passes.
+// obey does a command, and returns the watch that goes on. answer, where it is not nil, is called when the pass that
+// follows has ended.
+func (e *Engine) obey(ctx context.Context, c command, w watching) (next watching, answer func()) {
+	if c.only == "" {
+		w.stop() // it may be a new catalogue
+	}
+	err := c.do(e.now())
+	if c.only == "" {
+		w = e.watch(ctx)
+	}
+	if err != nil || c.after == nil {
+		c.done <- err
+		return w, nil
+	}
+	return w, func() { c.done <- c.after() }
+}
+
+// do has Run do something between two passes, and look at everything then.
 func (e *Engine) do(ctx context.Context, do func(now time.Time) error) error {
-	c := command{do: do, done: make(chan error, 1)}
+	return e.order(ctx, command{do: do})
+}
+
+// order has Run do a command. Where ctx ends before it is taken it is not done later, and the error is that of ctx; where
+// the pass that follows is waited for and ctx ends before, the error is ErrUnderWay.
+func (e *Engine) order(ctx context.Context, c command) error {
+	c.done = make(chan error, 1)
 	select {
 	case e.commands <- c:
-		return <-c.done
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+	if c.after == nil {
+		return <-c.done
+	}
+	select {
+	case err := <-c.done:
+		return err
+	case <-ctx.Done():
+		return ErrUnderWay
 	}
 }
 
@@ -401,25 +444,22 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 		e.see(ctx, now)
 		w.Trusted = e.trusted(ctx, now)
 	}
-	var group errgroup.Group
-	group.SetLimit(parallel)
+	var turns []job
 	for _, name := range names {
-		s, kept := e.services[name]
-		if !kept {
-			continue
+		if s, kept := e.services[name]; kept {
+			turns = append(turns, job{name, func() error {
+				if ctx.Err() != nil {
+					return nil // the program is ending: what was not begun is left to the next start
+				}
+				e.serve(ctx, s, w, now)
+				if all {
+					return e.Target.Tidy(ctx, s.Service)
+				}
+				return nil
+			}})
 		}
-		group.Go(func() error { // ends with the pass; owns s until then
-			if ctx.Err() != nil {
-				return nil // the program is ending: what was not begun is left to the next start
-			}
-			e.serve(ctx, s, w, now)
-			if all {
-				return e.Target.Tidy(ctx, s.Service)
-			}
-			return nil
-		})
 	}
-	err := errors.Join(group.Wait(), e.recordDelivered(names))
+	err := e.work(ctx, turns)
 	for _, s := range e.services {
 		s.ahead = nil // also of those that had no turn: a later pass must not decide on it
 	}
@@ -432,6 +472,7 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 	if all && ctx.Err() == nil {
 		e.finishSweep(errors.Join(err, e.publishBundle(ctx)), w, now)
 	}
+	e.passed = e.now()
 	e.publish(now)
 }
 

@@ -37,7 +37,7 @@ func (e *Engine) keepForm(s *service, seen Seen, now time.Time) error {
 	if absent || seen.Form.equal(s.form) || seen.Foreign.Reason != "" {
 		return nil
 	}
-	next, ok, _ := s.forms.take(now)
+	next, ok, _ := s.forms.take(heals, now)
 	if s.forms = next; !ok {
 		return nil
 	}

@@ -21,11 +21,14 @@ func (e *Engine) publishBundle(ctx context.Context) error {
 	if unread || !e.surveyed {
 		return errors.New("the trust bundle is not published: no place could be read")
 	}
-	changed, err := e.Target.Publish(ctx, e.Issuer.Authority().Bundle().PEM())
-	for _, place := range changed {
-		e.changedAgain(place) // somebody has written since the services' places were looked at: they may show why
-	}
-	return err
+	bundle := e.Issuer.Authority().Bundle().PEM()
+	return e.work(ctx, []job{{Published, func() error {
+		changed, err := e.Target.Publish(ctx, bundle)
+		for _, place := range changed {
+			e.changedAgain(place) // somebody has written since the services' places were looked at: they may show why
+		}
+		return err
+	}}})
 }
 
 // mayPublish meters what is done after somebody may have changed what was published, as the heals of a service are:
@@ -36,7 +39,7 @@ func (e *Engine) mayPublish(names []string, now time.Time) (may bool) {
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
 		if isPublished(name) {
-			next, ok, _ := e.publications[name].take(now)
+			next, ok, _ := e.publications[name].take(heals, now)
 			e.publications[name] = next
 			may = may || ok
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/store"
+	"github.com/meshca/meshca/verify"
 )
 
 // serve brings one service to where it should be: observe, decide, act.
@@ -130,7 +131,7 @@ func (e *Engine) leave(s *service, w World, action Action, now time.Time) {
 	if overdue && (w.Run || !s.overdue) { // again in each run that should renew it: Events do not last
 		text := fmt.Sprintf("its leaf expires at %s and is not renewed, since its place %s", status.NotAfter.UTC().Format(time.RFC3339), action.Reason)
 		e.Log.Warn(text, "service", s.Service, "place", e.Target.Place(s.Service), "hint", action.Hint)
-		e.Target.Tell(Notice{s.Service, kind, text + "; " + action.Hint})
+		e.Target.Tell(Notice{s.Service, kind, "", text + "; " + action.Hint})
 	}
 	s.overdue = overdue
 }
@@ -140,7 +141,7 @@ func (e *Engine) noteClaim(s *service, seen Seen) {
 	claim := seen.Claim
 	if claim != s.claim && claim != (Remark{}) {
 		e.Log.Warn(claim.Text, "service", s.Service, "place", e.Target.Place(s.Service), "hint", claim.Hint)
-		e.Target.Tell(Notice{s.Service, NoticeAlarm, claim.Text + "; " + claim.Hint})
+		e.Target.Tell(Notice{s.Service, NoticeAlarm, "", claim.Text + "; " + claim.Hint})
 	}
 	s.claim = claim
 }
@@ -298,18 +299,18 @@ func (s *Seen) holds(leaf *issuer.Leaf) bool {
 		(s.Proven && s.Mark.Serial == record.Serial || s.Mark == nil && record.Adopted())
 }
 
-// deliver notes that the newest leaf is in place. The pass records it for all services at once; a crash before
+// deliver notes that the newest leaf is in place. The pass records it for many services at once; a crash before
 // that is settled at the next start, by what the target holds.
 func (e *Engine) deliver(s *service) {
 	s.arrived = true
 }
 
-// recordDelivered records which leaves have come to their places in this pass.
-func (e *Engine) recordDelivered(names []string) error {
+// recordDelivered records which leaves have come to their places since it was called last.
+func (e *Engine) recordDelivered() error {
 	var arrived []*service
 	var leaves []*issuer.Leaf
-	for _, name := range names {
-		if s := e.services[name]; s != nil && s.arrived {
+	for _, name := range e.names() {
+		if s := e.services[name]; !e.busy(name) && s.arrived {
 			arrived, leaves = append(arrived, s), append(leaves, s.Leaf)
 		}
 	}
@@ -411,7 +412,7 @@ func (e *Engine) issue(s *service, reason string, now time.Time) (key []byte, er
 		// The record may be there all the same: what the store says counts.
 		return nil, errors.Join(err, e.reread(s))
 	}
-	s.Leaf, s.Known, s.Fits, s.Owed, s.Takeover, s.arrived = leaf, true, true, false, nil, false
+	s.Leaf, s.Known, s.Fits, s.Owed, s.Asked, s.Takeover, s.arrived = leaf, true, true, false, "", nil, false
 	s.issued++
 	return encodeKey(signer)
 }
@@ -431,11 +432,12 @@ func (e *Engine) tell(s *service, action Action, seen Seen, now time.Time) {
 		e.Log.Info("issued", "service", s.Service, "serial", record.Serial,
 			"expires", record.NotAfter.Format(time.RFC3339), "reason", action.Reason)
 		kind := NoticeIssued
-		if action.Reason == ReasonRenewal {
+		if action.Reason == ReasonRenewal || strings.HasPrefix(action.Reason, ReasonAsked) {
 			kind = NoticeRenewed
 		}
-		e.Target.Tell(Notice{s.Service, kind, fmt.Sprintf("leaf %s, valid until %s (%s); ca.crt %s", record.Serial,
-			record.NotAfter.Format(time.RFC3339), action.Reason, describe(e.Issuer.Authority().BundleFor(s.Service).PEM(), nil))})
+		first := e.Issuer.Authority().BundleFor(s.Service).Certificates()[0] // a bundle is never empty
+		e.Target.Tell(Notice{s.Service, kind, record.Serial, fmt.Sprintf("leaf %s, valid until %s (%s); ca.crt %s", record.Serial,
+			record.NotAfter.Format(time.RFC3339), action.Reason, verify.ShortFingerprint(first))})
 		return
 	}
 	e.tellHeal(s, action, seen, now)
@@ -453,9 +455,10 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 		files, was, wanted = append(files, d.File), append(was, d.Seen), append(wanted, d.Wanted)
 		parts = append(parts, fmt.Sprintf("%s: %s → %s", d.File, d.Seen, d.Wanted))
 	}
-	leaf := "kept"
+	leaf, serial := "kept", ""
 	if action.Do == Issue {
-		leaf = "new, serial " + s.Leaf.Record().Serial
+		serial = s.Leaf.Record().Serial
+		leaf = "new, serial " + serial
 	}
 	line := []any{"service", s.Service, "file", strings.Join(files, ", "),
 		"seen", strings.Join(was, ", "), "wanted", strings.Join(wanted, ", "), "leaf", leaf}
@@ -471,7 +474,7 @@ func (e *Engine) tellHeal(s *service, action Action, seen Seen, now time.Time) {
 		line = append(line, "reason", action.Reason)
 	}
 	e.Log.Info("healed", line...)
-	e.Target.Tell(Notice{s.Service, NoticeHealed, text})
+	e.Target.Tell(Notice{s.Service, NoticeHealed, serial, text})
 	e.alarm(s)
 }
 
@@ -480,7 +483,7 @@ func (e *Engine) alarm(s *service) {
 	if len(s.Foreign) == alarmWrites {
 		e.Log.Warn("somebody writes here again and again", "service", s.Service, "place", e.Target.Place(s.Service),
 			"writes", len(s.Foreign), "within", alarmWindow.String())
-		e.Target.Tell(Notice{s.Service, NoticeAlarm, fmt.Sprintf("somebody writes here again and again: %d times within %s",
+		e.Target.Tell(Notice{s.Service, NoticeAlarm, "", fmt.Sprintf("somebody writes here again and again: %d times within %s",
 			len(s.Foreign), alarmWindow)})
 	}
 }
@@ -539,7 +542,7 @@ func (e *Engine) find(s *service, finding, hint string, kind NoticeKind) {
 	if s.finding != finding {
 		e.Log.Warn(finding, "service", s.Service, "place", e.Target.Place(s.Service), "hint", hint)
 		if kind != "" {
-			e.Target.Tell(Notice{s.Service, kind, finding + "; " + hint})
+			e.Target.Tell(Notice{s.Service, kind, "", finding + "; " + hint})
 		}
 	}
 	s.finding, s.hint, s.refused = finding, hint, kind == NoticeRefused

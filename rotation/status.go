@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/meshca/meshca/store"
@@ -91,10 +92,11 @@ func (e *Engine) publish(now time.Time) {
 		Epoch:   authority.Epoch(),
 		Bundle:  authority.Bundle().SHA256(),
 		Issuing: caStatus(issuing.Generation, issuing.Certificate),
-		Passed:  e.now(),
+		Passed:  e.passed,
 		Sweep:   e.swept,
 		LastRun: e.lastRun,
 		NextRun: e.Schedule.Next(now),
+		Roots:   []CAStatus{}, CRLs: []CRLStatus{}, Services: []ServiceStatus{}, // lists that are there, also where nothing is in them
 	}
 	for _, root := range authority.Roots() {
 		s.Roots = append(s.Roots, caStatus(root.Generation, root.Certificate))
@@ -111,7 +113,12 @@ func (e *Engine) publish(now time.Time) {
 	for _, c := range authority.WithoutCRL() {
 		s.NoCRL = append(s.NoCRL, c.Subject.String())
 	}
+	before := e.Status()
 	for _, name := range e.names() {
+		if e.busy(name) {
+			s.keep(before, name)
+			continue
+		}
 		s.Services = append(s.Services, e.serviceStatus(e.services[name], now))
 		if e.services[name].waits != "" {
 			s.Awaited = append(s.Awaited, name)
@@ -121,6 +128,20 @@ func (e *Engine) publish(now time.Time) {
 		}
 	}
 	e.status.Store(s)
+}
+
+// keep takes over what another snapshot tells of a service.
+func (s *Status) keep(before *Status, name string) {
+	named := func(v ServiceStatus) bool { return v.Name == name }
+	if i := slices.IndexFunc(before.Services, named); i >= 0 {
+		s.Services = append(s.Services, before.Services[i])
+	}
+	if slices.Contains(before.Awaited, name) {
+		s.Awaited = append(s.Awaited, name)
+	}
+	if slices.Contains(before.Waiting, name) {
+		s.Waiting = append(s.Waiting, name)
+	}
 }
 
 func caStatus(generation int, c *x509.Certificate) CAStatus {

@@ -31,6 +31,7 @@ type State struct {
 	Pending  *Pending     // Leaf is issued and not known to be written yet
 	Placed   uint64       // the newest epoch whose trust bundle is known to have been in place
 	Resumed  bool         // an operator has said that healing goes on
+	Asked    string       // who has asked for Leaf to be renewed, while that is done; "" nobody
 	Heals    bucket
 	Foreign  []time.Time // foreign writes within the alarm's window
 }
@@ -96,8 +97,9 @@ const (
 const (
 	ReasonFirst     = "first"
 	ReasonRenewal   = "renewal"
-	ReasonCatalogue = "catalogue" // names or key type have changed
-	ReasonHeal      = "heal"      // the private key was lost or replaced
+	ReasonAsked     = "renewal asked for" // followed by whom
+	ReasonCatalogue = "catalogue"         // names or key type have changed
+	ReasonHeal      = "heal"              // the private key was lost or replaced
 	ReasonLost      = "undelivered"
 	ReasonClock     = "not valid yet" // issued by a clock that was ahead
 	ReasonRevoked   = "revoked"
@@ -153,15 +155,15 @@ func (s State) keep(w World, seen Seen, now time.Time) (State, Action) {
 	case s.Pending != nil && reason == "":
 		return s, Action{Do: Put, Reason: s.Pending.Reason, Key: s.Pending.Key}
 	}
-	heals, ok, at := s.Heals.take(now)
+	left, ok, at := s.Heals.take(heals, now)
 	if !ok {
-		s.Heals = heals
+		s.Heals = left
 		return s, Action{Do: Wait, Until: at, Reason: "too many heals: somebody writes here again and again"}
 	}
 	if again {
 		return s, Action{Do: Adopt} // which is metered when it is done
 	}
-	s.Heals = heals
+	s.Heals = left
 	key, ok := s.key(seen)
 	stays := ok || s.Leaf == nil || s.waitsBroken(seen)
 	switch {
@@ -260,6 +262,9 @@ func (s *State) dueReason(w World, seen Seen, now time.Time) string {
 	}
 	if now.Before(record.NotBefore) {
 		return ReasonClock
+	}
+	if s.Asked != "" {
+		return ReasonAsked + " by " + s.Asked
 	}
 	due := Due(record, w.RenewAt)
 	if !now.Before(due) && (w.Run || s.Owed || cannotWait(due, record.NotAfter, w.NextRun)) {

@@ -183,6 +183,7 @@ type Deviation struct {
 type Notice struct {
 	Service string
 	Kind    NoticeKind
+	Serial  string // of the leaf that is new with it, "" where none is
 	Text    string
 }
 

@@ -77,7 +77,9 @@ func makeToken(path string) (string, error) {
 func (s *server) buildAPI(issue *issuer.Issuer) (err error) {
 	s.grants = &api.Grants{}
 	s.grants.Set(grants(s.cfg))
-	s.v1 = &api.V1{Issuer: issue, Engine: s.engine, Grants: s.grants, RenewAt: s.cfg.Leaf.RenewAt, Revoked: s.engine.Nudge, Now: time.Now, Log: s.log}
+	s.v1 = &api.V1{Issuer: issue, Engine: s.engine, Operator: s.engine, Events: s.target.events, Grants: s.grants,
+		RenewAt: s.cfg.Leaf.RenewAt, Revoked: s.engine.Nudge, Now: time.Now, Log: s.log}
+	s.v1.Read = func(ctx context.Context) (*api.Reading, error) { return s.target.read(ctx, issue.Services()) }
 	if s.api == nil {
 		return nil
 	}

@@ -16,7 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/meshca/meshca/api"
 	"github.com/meshca/meshca/api/socket"
 	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/rotation"
@@ -42,7 +41,9 @@ func askStatus(ctx context.Context, configPath string) (*rotation.Status, []byte
 
 // order has the process that runs for a config do something for a service.
 func order(ctx context.Context, configPath, path, service string) error {
-	body, err := json.Marshal(api.Order{Service: service})
+	body, err := json.Marshal(struct {
+		Service string `json:"service,omitempty"` // left out: all
+	}{service})
 	if err != nil {
 		return err
 	}
@@ -64,14 +65,25 @@ func ask(ctx context.Context, configPath, method, path string, body []byte) ([]b
 			hints: []string{"meshca serve --config " + configPath}}
 	case err != nil:
 		return nil, fmt.Errorf("the process for %s cannot be asked: %w", configPath, err)
-	case code == http.StatusConflict:
-		return nil, &failure{err: errors.New(strings.TrimSpace(string(answer))), code: exitNo}
-	case code == http.StatusServiceUnavailable:
-		return nil, &failure{err: errors.New(strings.TrimSpace(string(answer))), code: exitUnknown}
 	case code != http.StatusOK:
-		return nil, fmt.Errorf("%s answered %d: %s", at, code, strings.TrimSpace(string(answer)))
+		return nil, refusal(at, code, answer)
 	}
 	return answer, nil
+}
+
+// refusal is what an answer that is none says.
+func refusal(at string, code int, answer []byte) error {
+	var problem struct {
+		Detail string `json:"detail"`
+	}
+	if err := json.Unmarshal(answer, &problem); err != nil || problem.Detail == "" {
+		return fmt.Errorf("%s answered %d: %s", at, code, strings.TrimSpace(string(answer)))
+	}
+	f := &failure{err: errors.New(problem.Detail), code: exitUnknown}
+	if code < http.StatusInternalServerError {
+		f.code = exitNo
+	}
+	return f
 }
 
 // maxStatus bounds an answer: some 600 bytes for each service.
@@ -89,6 +101,9 @@ func send(ctx context.Context, at, method, path string, body []byte) (answer []b
 	request, err := http.NewRequestWithContext(ctx, method, "http://meshca"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, 0, err
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
 	}
 	response, err := client.Do(request)
 	if err != nil {

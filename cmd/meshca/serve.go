@@ -345,8 +345,9 @@ func (s *server) run(ctx context.Context, started func()) error {
 	s.log.Info("starting", "metrics", s.metrics.Addr().String(), "socket", socketPath(s.cfg))
 	registry := api.NewRegistry(s.engine, s.size, version)
 	group, ctx := errgroup.WithContext(ctx)
+	context.AfterFunc(ctx, s.target.events.End) // answers that do not end by themselves must not hold up the end
 	group.Go(func() error { return api.Serve(ctx, s.metrics, api.Observability(s.engine, registry), s.log) })
-	group.Go(func() error { return api.Serve(ctx, s.socket, api.Local(s.engine, s.v1.Owner()), s.log) })
+	group.Go(func() error { return api.Serve(ctx, s.socket, s.v1.Owner(), s.log) })
 	group.Go(func() error { return s.target.run(ctx) })
 	group.Go(func() error { return s.reloadOnChange(ctx) })
 	group.Go(func() error {

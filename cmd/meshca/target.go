@@ -8,10 +8,12 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 
+	"github.com/meshca/meshca/api"
 	"github.com/meshca/meshca/config"
 	"github.com/meshca/meshca/kube"
 	"github.com/meshca/meshca/localdir"
 	"github.com/meshca/meshca/rotation"
+	"github.com/meshca/meshca/verify"
 )
 
 func kubeconfigFlag(cmd *cobra.Command, path *string) {
@@ -21,13 +23,50 @@ func kubeconfigFlag(cmd *cobra.Command, path *string) {
 // target is the one that the config names.
 type target struct {
 	rotation.Target
-	kube *kube.Target // nil with folders
-	what string
+	kube   *kube.Target // nil with folders
+	what   string
+	events *api.Events
+}
+
+// Tell implements [rotation.Target]: also whoever follows the events of the API is told.
+func (t *target) Tell(n rotation.Notice) {
+	t.Target.Tell(n)
+	t.events.Tell(n)
+}
+
+// read reads what the services present and trust, beside the engine, and compares it.
+func (t *target) read(ctx context.Context, services []string) (*api.Reading, error) {
+	if t.kube != nil {
+		mesh, err := t.kube.Read(ctx, services)
+		if err != nil {
+			return nil, err
+		}
+		r := &api.Reading{Report: mesh.Report(time.Now())}
+		for _, o := range mesh.Older {
+			r.Older = append(r.Older, api.OlderPod(o))
+		}
+		for _, e := range mesh.Unread {
+			r.Unread = append(r.Unread, e.Error())
+		}
+		return r, nil
+	}
+	r := &api.Reading{}
+	var read []verify.Service
+	for _, name := range services {
+		service, err := localdir.ReadService(name, t.Place(name))
+		if err != nil {
+			r.Unread = append(r.Unread, err.Error())
+			continue
+		}
+		read = append(read, service)
+	}
+	r.Report = verify.Check(read, time.Now())
+	return r, nil
 }
 
 func newTarget(cfg *config.Config, kubeconfig string, log *slog.Logger) (*target, error) {
 	if d := cfg.Target.Directory; d != nil {
-		return &target{Target: localdir.New(d.Path, time.Now), what: "folders " + d.Path}, nil
+		return &target{Target: localdir.New(d.Path, time.Now), what: "folders " + d.Path, events: api.NewEvents(time.Now)}, nil
 	}
 	klog.SetSlogLogger(log) // client-go's own words join ours
 	client, err := kube.Connect(kube.Options{Kubeconfig: kubeconfig})
@@ -35,7 +74,7 @@ func newTarget(cfg *config.Config, kubeconfig string, log *slog.Logger) (*target
 		return nil, err
 	}
 	secrets := kube.New(client, kube.WatchMode(cfg.Target.Kubernetes.Watch), log)
-	t := &target{Target: secrets, kube: secrets, what: "Secrets"}
+	t := &target{Target: secrets, kube: secrets, what: "Secrets", events: api.NewEvents(time.Now)}
 	t.setCatalogue(cfg)
 	return t, nil
 }

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/meshca/meshca/kube/guard"
 )
 
@@ -141,21 +143,27 @@ func warns(w *world) {
 }
 
 // denies: in mode deny every attack is refused whoever makes it, changes nothing, and its message says what to
-// do and nothing of the data.
+// do and nothing of the data. Since each changes nothing, they are made at once.
 func denies(w *world) {
 	w.guard(guard.Options{Mode: guard.Deny, Secrets: protected})
 	w.reset()
 	before := w.state()
 	for _, account := range accounts {
+		var group errgroup.Group
+		group.SetLimit(4)
 		for _, a := range attacks {
-			out, err := w.try(a, account.flags)
-			if err == nil || !strings.Contains(out, "denied request") || !strings.Contains(out, a.want) || !strings.Contains(out, wantGlass) {
-				w.t.Errorf("%s by %s: %v, want a refusal that says %q\n%s", a.name, account.name, err, a.want, out)
-			}
-			wantNoData(w.t, out)
-			if after := w.state(); after != before {
-				w.t.Fatalf("%s by %s: it has changed something", a.name, account.name)
-			}
+			group.Go(func() error {
+				out, err := w.try(a, account.flags)
+				if err == nil || !strings.Contains(out, "denied request") || !strings.Contains(out, a.want) || !strings.Contains(out, wantGlass) {
+					w.t.Errorf("%s by %s: %v, want a refusal that says %q\n%s", a.name, account.name, err, a.want, out)
+				}
+				wantNoData(w.t, out)
+				return nil
+			})
+		}
+		_ = group.Wait() // no error is returned above
+		if after := w.state(); after != before {
+			w.t.Fatalf("what %s has tried has changed something: it was\n%s\nand is\n%s", account.name, before, after)
 		}
 		// The others are deleted, this one is kept.
 		out, err := w.run("", append([]string{"delete", "secrets", "--all"}, account.flags...)...)

@@ -2,9 +2,14 @@ package guard_test
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,16 +96,27 @@ var accounts = []struct {
 	{"cluster-admin", nil},
 }
 
-// A world is a cluster with a guard.
+// A world is a cluster with a guard. Whatever meets the guard comes by kubectl, as people do; what a test does for
+// itself, each time, does not: a run of kubectl costs more than all that the API server does for it.
 type world struct {
-	t   testing.TB
-	c   *cluster.Cluster
-	dir string
+	t     testing.TB
+	c     *cluster.Cluster
+	dir   string
+	admin *http.Client
 }
 
 func newWorld(t testing.TB) *world {
 	w := &world{t: t, dir: t.TempDir()}
 	w.c = cluster.Need(t, cluster.Options{Dir: w.dir, ControllerManager: true, AuditLog: true})
+	ca, err := os.ReadFile(filepath.Join(w.dir, "ca.crt"))
+	pair, keyErr := tls.LoadX509KeyPair(filepath.Join(w.dir, "admin.crt"), filepath.Join(w.dir, "admin.key"))
+	if err := errors.Join(err, keyErr); err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	w.admin = &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}}}
+	t.Cleanup(w.admin.CloseIdleConnections)
 	w.must(accountsYAML, "apply", "-f", "-")
 	// The controller manager puts the role of a namespace's admin together after the start.
 	w.await("bob has his role", func() error {
@@ -176,17 +192,44 @@ func (w *world) guard(o guard.Options) {
 	})
 }
 
+// secrets asks the API server for something of the namespace's Secrets in the name of meshca's account, which may do it
+// all, and returns the answer.
+func (w *world) secrets(method, path, body string) []byte {
+	w.t.Helper()
+	r, err := http.NewRequestWithContext(w.t.Context(), method, w.c.Server+"/api/v1/namespaces/"+namespace+"/secrets"+path, strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/apply-patch+yaml")
+	r.Header.Set("Impersonate-User", guard.DefaultUser)
+	response, err := w.admin.Do(r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode/100 != 2 {
+		w.t.Fatalf("%s %s: %d %s %v", method, path, response.StatusCode, answer, err)
+	}
+	return answer
+}
+
 // reset puts the namespace's Secrets as they are at the beginning of each attack.
 func (w *world) reset() {
 	w.t.Helper()
-	w.must("", "delete", "secret", "--all", asMeshca)
-	w.must(managedYAML+"---"+foreignYAML, "apply", "--server-side", "--field-manager=meshca", asMeshca, "-f", "-")
+	w.secrets(http.MethodDelete, "", "")
+	w.secrets(http.MethodPatch, "/"+managed+"?fieldManager=meshca", managedYAML)
+	w.secrets(http.MethodPatch, "/foreign?fieldManager=meshca", foreignYAML)
 }
 
 // state is all that the namespace's Secrets are, with their versions.
 func (w *world) state() string {
 	w.t.Helper()
-	return w.must("", "get", "secrets", "-o", "yaml", "--show-managed-fields")
+	var list struct{ Items json.RawMessage } // the list has a version of its own
+	if err := json.Unmarshal(w.secrets(http.MethodGet, "", ""), &list); err != nil {
+		w.t.Fatal(err)
+	}
+	return string(list.Items)
 }
 
 // token is one for a new ServiceAccount.

@@ -71,14 +71,23 @@ func (m *clusterMesh) checkClosed(words ...string) {
 	}
 }
 
-// versions are the resourceVersions of all Secrets of the mesh.
+// versions are the resourceVersions of all that the program may write in the namespace: they tell of every write, also
+// of one that changes nothing that people see.
 func (m *clusterMesh) versions() map[string]string {
-	m.t.Helper()
 	all := make(map[string]string)
-	for _, service := range m.Services {
-		if s := m.k.secret(m.t, m.namespace, service); s != nil {
-			all[service] = s.Metadata.ResourceVersion
+	note := func(name, path string) {
+		var live struct {
+			Metadata metadata `json:"metadata"`
 		}
+		if err := m.k.read(path, &live); err != nil {
+			all[name] = err.Error()
+			return
+		}
+		all[name] = live.Metadata.UID + " " + live.Metadata.ResourceVersion
+	}
+	note(caFile, bundlePath(m.namespace))
+	for _, service := range m.Services {
+		note(service, secretPath(m.namespace, service))
 	}
 	return all
 }

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/meshca/meshca/kube"
@@ -131,124 +128,34 @@ func (k *kubernetes) breakWebhook(t *testing.T, namespace string) {
 
 // testAway cuts the connection to the API server.
 func testAway(t *testing.T, k *kubernetes) {
-	m := k.newMesh(t, "away", clusterSettings{Services: []string{"envoy", "pgadmin"}, Sweep: "1s"})
-	line := newLine(t, strings.TrimPrefix(k.Server, "https://"))
-	m.account.kubeconfig = k.writeKubeconfig(t, "https://"+line.address, "{token: "+m.account.token+"}")
-
-	line.cut()
-	p := m.Serve()
+	c := newCell(t, k, clusterSettings{Services: []string{"envoy", "pgadmin"}, Sweep: "1s"})
+	c.gate.Refuse()
+	p := c.Serve()
 	if code := p.Wait(); code != 1 || !strings.Contains(p.out.String(), "no CA is founded while it is not known what is there") {
 		t.Errorf("a first start without an API server ends with %d:\n%s", code, p.out.String())
 	}
-	line.mend()
-	p = m.Start()
-	m.AwaitSound(p)
-	if code, text, err := m.get(p, "/readyz"); code != http.StatusOK {
-		t.Errorf("/readyz: %d %s %v", code, text, err)
-	}
+	c.gate.Mend()
+	p = c.start()
+	p.Await("it is ready", func() error { return c.isReady(p) })
 
-	line.cut()
-	m.checkAway(p)
+	c.gate.Refuse()
+	c.checkAway(p)
 	p.Stop()
-	p = m.Start() // a store that is there is served, also now
-	m.checkAway(p)
-	k.change(t, m.namespace, "envoy", "stranger", data(keyFile, []byte("nothing")))
-	line.mend()
-	m.AwaitSound(p)
-	m.AwaitState(p, "pgadmin", "kept")
-	p.Await("it is ready", func() error {
-		code, text, err := m.get(p, "/readyz")
-		if code != http.StatusOK {
-			err = errors.Join(err, fmt.Errorf("%d %s", code, text))
-		}
-		return err
-	})
+	p = c.Start() // a store that is there is served, also now
+	c.checkAway(p)
+	k.change(t, c.namespace, "envoy", "stranger", data(keyFile, []byte("nothing")))
+	c.gate.Mend()
+	c.awaitStanding(p)
+	c.AwaitState(p, "pgadmin", "kept")
+	p.Await("it is ready", func() error { return c.isReady(p) })
 }
 
 // checkAway sees that it is said what is away, and that the rest goes on.
-func (m *clusterMesh) checkAway(p *Process) {
-	m.t.Helper()
-	m.awaitStatus(p, "failing envoy: ", "failing pgadmin: ", "the API server does not answer", "connection refused")
-	p.Await("/readyz says no", func() error {
-		code, text, err := m.get(p, "/readyz")
-		if code != http.StatusServiceUnavailable || !strings.Contains(text, "target: ") || !strings.Contains(text, "the API server does not answer") {
-			err = errors.Join(err, fmt.Errorf("%d %s", code, text))
-		}
-		if strings.Contains(text, "store: ") || strings.Contains(text, "signing: ") {
-			m.t.Errorf("more than the target is away: %s", text)
-		}
-		return err
-	})
-	if code, _, err := m.get(p, "/healthz"); code != http.StatusOK || err != nil {
-		m.t.Errorf("/healthz: %d %v", code, err)
-	}
-}
-
-// A line is the way to the API server: it can be cut.
-type line struct {
-	t           *testing.T
-	address, to string
-
-	mu       sync.Mutex
-	listener net.Listener
-	open     map[net.Conn]bool
-}
-
-func newLine(t *testing.T, to string) *line {
-	t.Helper()
-	l := &line{t: t, to: to, address: "127.0.0.1:0"}
-	l.mend()
-	t.Cleanup(l.cut)
-	return l
-}
-
-// mend listens, at the same address each time.
-func (l *line) mend() {
-	l.t.Helper()
-	listener, err := net.Listen("tcp", l.address)
-	must(l.t, err)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.listener, l.address, l.open = listener, listener.Addr().String(), make(map[net.Conn]bool)
-	go func() { // ends with the listener
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go l.carry(conn) // ends with either connection
-		}
-	}()
-}
-
-// carry copies both ways until one end closes.
-func (l *line) carry(from net.Conn) {
-	to, err := net.Dial("tcp", l.to)
-	if err != nil {
-		from.Close()
-		return
-	}
-	l.mu.Lock()
-	l.open[from], l.open[to] = true, true
-	l.mu.Unlock()
-	var both sync.WaitGroup
-	for _, ends := range [][2]net.Conn{{from, to}, {to, from}} {
-		both.Go(func() {
-			_, _ = io.Copy(ends[0], ends[1]) // how it ended is for the ends to tell
-			ends[0].Close()
-		})
-	}
-	both.Wait()
-}
-
-// cut closes all.
-func (l *line) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.listener.Close()
-	for conn := range l.open {
-		conn.Close()
-	}
+func (c *cell) checkAway(p *Process) {
+	c.t.Helper()
+	c.awaitStatus(p, "failing envoy: ", "failing pgadmin: ", "the API server does not answer")
+	p.Await("/readyz says what is away", func() error { return c.notReady(p, "target: ", "the API server does not answer") })
+	c.checkAlive(p)
 }
 
 // testStale: who has decided on something older writes nothing.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -21,8 +22,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/meshca/meshca/test/cluster"
 )
@@ -51,6 +55,7 @@ type kubernetes struct {
 	admin  *http.Client // cluster-admin
 	plain  *http.Client // who says by a token who it is
 	caFile string
+	cells  atomic.Int32
 }
 
 func newKubernetes(t *testing.T, o cluster.Options) *kubernetes {
@@ -62,9 +67,11 @@ func newKubernetes(t *testing.T, o cluster.Options) *kubernetes {
 	roots.AppendCertsFromPEM(readFile(t, k.caFile))
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "admin.crt"), filepath.Join(dir, "admin.key"))
 	must(t, err)
-	k.admin = &http.Client{Timeout: patience, Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}, MaxIdleConnsPerHost: 10}}
-	k.plain = &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	client := func(certificates ...tls.Certificate) *http.Client {
+		return &http.Client{Timeout: patience, Transport: &http.Transport{
+			TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: certificates}, MaxIdleConnsPerHost: 50}}
+	}
+	k.admin, k.plain = client(pair), client()
 	t.Cleanup(func() { k.admin.CloseIdleConnections(); k.plain.CloseIdleConnections() })
 	return k
 }
@@ -89,17 +96,20 @@ const (
 	applyPatch = "application/apply-patch+yaml"
 )
 
-// ask sends one request as cluster-admin or, with a token, as its account.
-func (k *kubernetes) ask(t testing.TB, token, method, path, contentType string, body any) (code int, answer []byte) {
-	t.Helper()
+// call sends one request as cluster-admin or, with a token, as its account.
+func (k *kubernetes) call(token, method, path, contentType string, body any) (code int, answer []byte, err error) {
 	text, is := body.(string)
 	if !is && body != nil {
 		encoded, err := json.Marshal(body)
-		must(t, err)
+		if err != nil {
+			return 0, nil, err
+		}
 		text = string(encoded)
 	}
 	r, err := http.NewRequest(method, k.Server+path, strings.NewReader(text))
-	must(t, err)
+	if err != nil {
+		return 0, nil, err
+	}
 	r.Header.Set("Content-Type", contentType)
 	client := k.admin
 	if token != "" {
@@ -107,11 +117,29 @@ func (k *kubernetes) ask(t testing.TB, token, method, path, contentType string, 
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	response, err := client.Do(r)
-	must(t, err)
+	if err != nil {
+		return 0, nil, err
+	}
 	defer response.Body.Close()
 	answer, err = io.ReadAll(response.Body)
+	return response.StatusCode, answer, err
+}
+
+// ask is call, where there must be an answer.
+func (k *kubernetes) ask(t testing.TB, token, method, path, contentType string, body any) (code int, answer []byte) {
+	t.Helper()
+	code, answer, err := k.call(token, method, path, contentType, body)
 	must(t, err)
-	return response.StatusCode, answer
+	return code, answer
+}
+
+// read reads an object into v.
+func (k *kubernetes) read(path string, v any) error {
+	code, answer, err := k.call("", http.MethodGet, path, "", nil)
+	if err != nil || code != http.StatusOK {
+		return errors.Join(err, fmt.Errorf("%s: %d", path, code))
+	}
+	return json.Unmarshal(answer, v)
 }
 
 // do is ask as cluster-admin, where the answer must be yes.
@@ -137,8 +165,10 @@ func (k *kubernetes) namespace(t testing.TB, name string) {
 	k.do(t, http.MethodPost, "/api/v1/namespaces", object{"metadata": object{"name": name}})
 }
 
+func secretName(service string) string { return service + "-mtls-cert" }
+
 func secretPath(namespace, service string) string {
-	return "/api/v1/namespaces/" + namespace + "/secrets/" + service + "-mtls-cert"
+	return "/api/v1/namespaces/" + namespace + "/secrets/" + secretName(service)
 }
 
 func bundlePath(namespace string) string {
@@ -147,21 +177,24 @@ func bundlePath(namespace string) string {
 
 // A secret is what the tests look at of one.
 type secret struct {
-	Metadata struct {
-		Name            string            `json:"name"`
-		UID             string            `json:"uid"`
-		ResourceVersion string            `json:"resourceVersion"`
-		Labels          map[string]string `json:"labels"`
-		Annotations     map[string]string `json:"annotations"`
-		Finalizers      []string          `json:"finalizers"`
-		ManagedFields   []struct {
-			Manager   string          `json:"manager"`
-			Operation string          `json:"operation"`
-			FieldsV1  json.RawMessage `json:"fieldsV1"`
-		} `json:"managedFields"`
-	} `json:"metadata"`
-	Type string            `json:"type"`
-	Data map[string][]byte `json:"data"`
+	Metadata metadata          `json:"metadata"`
+	Type     string            `json:"type"`
+	Data     map[string][]byte `json:"data"`
+}
+
+// metadata is what the tests look at of any object's.
+type metadata struct {
+	Name            string            `json:"name"`
+	UID             string            `json:"uid"`
+	ResourceVersion string            `json:"resourceVersion"`
+	Labels          map[string]string `json:"labels"`
+	Annotations     map[string]string `json:"annotations"`
+	Finalizers      []string          `json:"finalizers"`
+	ManagedFields   []struct {
+		Manager   string          `json:"manager"`
+		Operation string          `json:"operation"`
+		FieldsV1  json.RawMessage `json:"fieldsV1"`
+	} `json:"managedFields"`
 }
 
 // secret reads the Secret of a service; nil is none.
@@ -199,14 +232,15 @@ func data(key string, value []byte) object {
 // An account is a real ServiceAccount, with the rights of examples/kubernetes/rbac.yaml or of what edit makes of it.
 type account struct{ token, kubeconfig string }
 
-// account makes the account for namespaces of the test's own: the example names default and meshca.
+// account makes the account for namespaces of the test's own: the example names default and meshca. It has its rights
+// when this returns, unless they are edited.
 func (k *kubernetes) account(t testing.TB, namespace string, services []string, edit func(rbac string) string) account {
 	t.Helper()
 	home := namespace + "-ca"
 	text := string(readFile(t, filepath.Join("..", "..", "examples", "kubernetes", "rbac.yaml")))
 	names := make([]string, len(services))
 	for i, service := range services {
-		names[i] = service + "-mtls-cert"
+		names[i] = secretName(service)
 	}
 	for _, replaced := range [][2]string{
 		{"namespace: default", "namespace: " + namespace}, {"namespace: meshca", "namespace: " + home}, {"metadata: {name: meshca}", "metadata: {name: " + home + "}"},
@@ -220,8 +254,45 @@ func (k *kubernetes) account(t testing.TB, namespace string, services []string, 
 	if edit != nil {
 		text = edit(text)
 	}
-	k.kubectl(t, text, "apply", "-f", "-")
-	return k.tokenOf(t, home, "meshca")
+	k.apply(t, text)
+	a := k.tokenOf(t, home, "meshca")
+	await(t, "the account has its rights", func() error {
+		code, _ := k.ask(t, a.token, http.MethodGet, secretPath(namespace, services[len(services)-1]), "", nil)
+		if edit == nil && code == http.StatusForbidden {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	return a
+}
+
+// rbacPaths are where the kinds of examples/kubernetes/rbac.yaml lie; %s is the namespace.
+var rbacPaths = map[string]string{
+	"Namespace": "/api/v1/namespaces", "ServiceAccount": "/api/v1/namespaces/%s/serviceaccounts",
+	"Role":        "/apis/rbac.authorization.k8s.io/v1/namespaces/%s/roles",
+	"RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/%s/rolebindings",
+}
+
+// apply applies objects of those kinds. It does what kubectl does, for a hundredth of the time: tests begin together.
+func (k *kubernetes) apply(t testing.TB, manifests string) {
+	t.Helper()
+	for d := yaml.NewDecoder(strings.NewReader(manifests)); ; {
+		var o object
+		err := d.Decode(&o)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		must(t, err)
+		meta := o["metadata"].(object)
+		path := rbacPaths[o["kind"].(string)]
+		if namespace, in := meta["namespace"].(string); in {
+			path = fmt.Sprintf(path, namespace)
+		}
+		path += "/" + meta["name"].(string) + "?fieldManager=test&force=true"
+		if code, answer := k.ask(t, "", http.MethodPatch, path, applyPatch, o); code/100 != 2 {
+			t.Fatalf("apply %s: %d %s", path, code, answer)
+		}
+	}
 }
 
 // tokenOf asks for a token of a ServiceAccount, and writes a kubeconfig with it.
@@ -235,21 +306,21 @@ func (k *kubernetes) tokenOf(t testing.TB, namespace, name string) account {
 	must(t, json.Unmarshal(k.do(t, http.MethodPost, "/api/v1/namespaces/"+namespace+"/serviceaccounts/"+name+"/token",
 		object{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}), &request))
 	a := account{token: request.Status.Token}
-	a.kubeconfig = k.writeKubeconfig(t, k.Server, "{token: "+a.token+"}")
+	a.kubeconfig = writeKubeconfig(t, k.Server, k.caFile, a.token)
 	return a
 }
 
-// writeKubeconfig writes one for a user.
-func (k *kubernetes) writeKubeconfig(t testing.TB, server, user string) string {
+// writeKubeconfig writes one for who has a token.
+func writeKubeconfig(t testing.TB, server, caFile, token string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	text := fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters: [{name: test, cluster: {server: %q, certificate-authority: %q}}]
-users: [{name: test, user: %s}]
+users: [{name: test, user: {token: %q}}]
 contexts: [{name: test, context: {cluster: test, user: test}}]
 current-context: test
-`, server, k.caFile, user)
+`, server, caFile, token)
 	must(t, os.WriteFile(path, []byte(text), 0o600))
 	return path
 }
@@ -262,8 +333,17 @@ type clusterSettings struct {
 	Sweep    string            // default 1h
 	Watch    string            // default names
 	HoldDown string            // default 1s
-	Renew    string            // further fields of leaf and rotation
+	Leaf     string            // further fields of leaf, in YAML's flow form
+	Schedule string            // default daily
+	DNSNames string            // more names of every service
 	Edit     func(rbac string) string
+}
+
+func (s clusterSettings) services() []string {
+	if s.Services == nil {
+		return fiveServices
+	}
+	return s.Services
 }
 
 // A clusterMesh is a mesh whose sets lie in Secrets of a namespace.
@@ -280,13 +360,10 @@ type clusterMesh struct {
 // newMesh makes the namespace, the account and the config file.
 func (k *kubernetes) newMesh(t testing.TB, namespace string, s clusterSettings) *clusterMesh {
 	t.Helper()
-	if s.Services == nil {
-		s.Services = fiveServices
-	}
 	k.namespace(t, namespace)
-	m := &clusterMesh{Mesh: &Mesh{t: t, Dir: t.TempDir(), Services: s.Services}, k: k, t: t, namespace: namespace, settings: s,
+	m := &clusterMesh{Mesh: &Mesh{t: t, Dir: t.TempDir(), Services: s.services()}, k: k, t: t, namespace: namespace, settings: s,
 		seen: make(map[string]bool)}
-	m.account = k.account(t, namespace, s.Services, s.Edit)
+	m.account = k.account(t, namespace, s.services(), s.Edit)
 	m.Configure(s)
 	return m
 }
@@ -295,20 +372,21 @@ func (k *kubernetes) newMesh(t testing.TB, namespace string, s clusterSettings) 
 func (m *clusterMesh) Configure(s clusterSettings) {
 	m.t.Helper()
 	var b strings.Builder
-	or := func(value, byDefault string) string {
-		if value == "" {
-			return byDefault
+	fmt.Fprintf(&b, "version: 1\nlisten: {api: '127.0.0.1:0', metrics: '127.0.0.1:0'}\ntarget: {kubernetes: {watch: %s}}\nsweep: %s\nleaf: {%s}\n",
+		cmp.Or(s.Watch, "names"), cmp.Or(s.Sweep, "1h"), s.Leaf)
+	fmt.Fprintf(&b, "rotation: {schedule: %q, restart: {holdDown: %s}}\nservices:\n", cmp.Or(s.Schedule, "0 3 * * *"), cmp.Or(s.HoldDown, "1s"))
+	for _, service := range s.services() {
+		fields := []string{fmt.Sprintf("name: %q", service)}
+		if !strings.Contains(s.Extra[service], "namespace: ") {
+			fields = append(fields, "namespace: "+m.namespace)
 		}
-		return value
-	}
-	fmt.Fprintf(&b, "version: 1\nlisten: {metrics: \"127.0.0.1:0\"}\ntarget: {kubernetes: {watch: %s}}\nsweep: %s\n", or(s.Watch, "names"), or(s.Sweep, "1h"))
-	fmt.Fprintf(&b, "rotation: {restart: {holdDown: %s}}\n%s\nservices:\n", or(s.HoldDown, "1s"), s.Renew)
-	for _, service := range s.Services {
-		namespace := "namespace: " + m.namespace
-		if strings.Contains(s.Extra[service], "namespace: ") {
-			namespace = "key: ECDSA-P256"
+		if s.DNSNames != "" {
+			fields = append(fields, fmt.Sprintf("dnsNames: [%s, %s]", service, s.DNSNames))
 		}
-		fmt.Fprintf(&b, "- {name: %q, %s, %s}\n", service, namespace, or(s.Extra[service], "allowLoopback: false"))
+		if s.Extra[service] != "" {
+			fields = append(fields, s.Extra[service])
+		}
+		fmt.Fprintf(&b, "- {%s}\n", strings.Join(fields, ", "))
 	}
 	m.ConfigureText(b.String())
 }
@@ -396,7 +474,7 @@ func (m *clusterMesh) events(service string) (found []event) {
 	}
 	must(m.t, json.Unmarshal(m.k.do(m.t, http.MethodGet, "/apis/events.k8s.io/v1/namespaces/"+m.namespace+"/events", nil), &list))
 	for _, e := range list.Items {
-		if service == "" || e.Regarding.Kind == "Secret" && e.Regarding.Name == service+"-mtls-cert" {
+		if service == "" || e.Regarding.Kind == "Secret" && e.Regarding.Name == secretName(service) {
 			found = append(found, e)
 		}
 	}
@@ -453,18 +531,19 @@ func (m *clusterMesh) sound(services ...string) error {
 	return nil
 }
 
+// secret reads the Secret of a service, which must be there.
+func (m *clusterMesh) secret(service string) (*secret, error) {
+	s := &secret{}
+	return s, m.k.read(secretPath(m.namespace, service), s)
+}
+
 // bundle is the published trust bundle.
 func (m *clusterMesh) bundle() ([]byte, error) {
-	m.t.Helper()
-	code, answer := m.k.ask(m.t, "", http.MethodGet, bundlePath(m.namespace), "", nil)
-	if code != http.StatusOK {
-		return nil, fmt.Errorf("ConfigMap meshca-ca: %d", code)
-	}
 	var live struct {
 		Data map[string]string `json:"data"`
 	}
-	must(m.t, json.Unmarshal(answer, &live))
-	return []byte(live.Data[caFile]), nil
+	err := m.k.read(bundlePath(m.namespace), &live)
+	return []byte(live.Data[caFile]), err
 }
 
 // trusts sees that a set is whole, and that who has its own ca.crt takes its leaf for the service's, as a client and
@@ -530,7 +609,7 @@ func (m *clusterMesh) awaitStatus(p *Process, words ...string) (text string) {
 // get asks the address of metrics and health.
 func (m *clusterMesh) get(p *Process, path string) (code int, text string, err error) {
 	m.t.Helper()
-	response, err := http.Get("http://" + p.Lines("serving")[0].Get("metrics") + path)
+	response, err := m.k.plain.Get("http://" + p.AwaitLine("starting").Get("metrics") + path)
 	if err != nil {
 		return 0, "", err
 	}
@@ -568,7 +647,7 @@ func (f *foreignCA) set(t testing.TB, service string) map[string][]byte {
 func (f *foreignCA) makeSecret(t testing.TB, m *clusterMesh, service string) {
 	t.Helper()
 	m.k.do(t, http.MethodPost, "/api/v1/namespaces/"+m.namespace+"/secrets?fieldManager=somebody",
-		object{"metadata": object{"name": service + "-mtls-cert"}, "type": "kubernetes.io/tls", "data": f.set(t, service)})
+		object{"metadata": object{"name": secretName(service)}, "type": "kubernetes.io/tls", "data": f.set(t, service)})
 }
 
 // lost says how two maps differ, but for the names that meshca writes.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,12 +22,11 @@ import (
 	"time"
 )
 
-// A gate stands between the program and an API server: an HTTPS server of its own that passes everything on, as
-// the account that it was made for, and that does harm where a test asks for it. What passes is counted.
+// A gate stands between the program and an API server: an HTTPS server of its own that passes everything on, and that
+// does harm where a test asks for it. What passes is counted.
 type gate struct {
 	Kubeconfig string // for the program
 
-	account   string
 	upstream  string
 	transport http.RoundTripper
 	server    *http.Server
@@ -56,13 +53,13 @@ func (c call) writes() bool {
 	return c.Verb == "patch" && (c.Resource == "secrets" || c.Resource == "configmaps")
 }
 
-// newGate starts a gate before the API server, and closes it when the test ends.
-func newGate(t testing.TB, a *apiAccess, account string) *gate {
+// newGate starts a gate before the API server for who has the token, and closes it when the test ends.
+func newGate(t testing.TB, k *kubernetes, token string) *gate {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	key, cert := makeCertificate(t, gateTemplate, gateTemplate, nil)
-	g := &gate{account: account, upstream: a.server, transport: a.transport, open: make(chan struct{}),
+	g := &gate{upstream: k.Server, transport: k.plain.Transport, open: make(chan struct{}),
 		conns: make(map[*gateConn]bool), watches: make(map[*watchStream]bool)}
 	close(g.open)
 	g.server = &http.Server{Handler: g, ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{
@@ -72,15 +69,9 @@ func newGate(t testing.TB, a *apiAccess, account string) *gate {
 		g.Mend()
 		_ = g.server.Close()
 	})
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
-	g.Kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, os.WriteFile(g.Kubeconfig, fmt.Appendf(nil, `apiVersion: v1
-kind: Config
-clusters: [{name: test, cluster: {server: "https://%s", certificate-authority-data: %s}}]
-users: [{name: test, user: {token: any}}]
-contexts: [{name: test, context: {cluster: test, user: test}}]
-current-context: test
-`, l.Addr(), base64.StdEncoding.EncodeToString(ca)), 0o600))
+	ca := filepath.Join(t.TempDir(), caFile)
+	writeFile(t, ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+	g.Kubeconfig = writeKubeconfig(t, "https://"+l.Addr().String(), ca, token)
 	return g
 }
 
@@ -253,7 +244,7 @@ func (x *exchange) Pass() {
 	}
 }
 
-// request is the call as it goes to the API server: by who the gate is for.
+// request is the call as it goes to the API server.
 func (x *exchange) request(ctx context.Context) *http.Request {
 	r := x.r.Clone(ctx)
 	r.RequestURI = ""
@@ -261,9 +252,7 @@ func (x *exchange) request(ctx context.Context) *http.Request {
 	r.Host = r.URL.Host
 	r.Body = io.NopCloser(bytes.NewReader(x.body))
 	r.ContentLength = int64(len(x.body))
-	r.Header.Del("Authorization")
 	r.Header.Del("Accept-Encoding") // a watch is taken apart
-	r.Header.Set("Impersonate-User", x.g.account)
 	return r
 }
 

@@ -18,18 +18,18 @@ import (
 
 // testLateWrite: the write of a process that was killed arrives when the next one has found that it never came, and
 // has issued another certificate. What was in a Secret is not recorded as something that nobody has.
-func testLateWrite(t *testing.T, a *apiAccess) {
-	c := newCell(t, a, cellSettings{})
+func testLateWrite(t *testing.T, k *kubernetes) {
+	c := newCell(t, k, clusterSettings{})
 	p := c.start()
 	w := newWitness(c)
 	v := newClusterVandal(t, c, w, 1)
 	service := c.Services[0]
-	k := &clusterKiller{t: t, c: c, w: w, v: v}
-	reached := k.arm(1, delayed, func(x *exchange) bool { return x.Verb == "patch" && x.Resource == "secrets" })
+	killer := &clusterKiller{t: t, c: c, w: w, v: v}
+	reached := killer.arm(1, delayed, func(x *exchange) bool { return x.Verb == "patch" && x.Resource == "secrets" })
 	secretHarms["tls.key another"](v, service)
 	p.Await("the write is on its way", reached.look)
 	p.Kill()
-	late := k.delayed.Load()
+	late := killer.delayed.Load()
 	late.wait(t, "gone")
 	c.gate.Do(onlyFirst(1, "patch", func(x *exchange) {
 		if x.Name == secretName(service) {
@@ -50,7 +50,7 @@ func testLateWrite(t *testing.T, a *apiAccess) {
 // stand, no reader has ever seen a half set, and nothing that anybody can have seen is without its record.
 //
 // MESHCA_KILL_ROUNDS is how many times, MESHCA_KILL_SEED repeats the points and the damage of a run.
-func testClusterKill(t *testing.T, a *apiAccess) {
+func testClusterKill(t *testing.T, k *kubernetes) {
 	const workers = 3
 	rounds, seed := int64(number(t, "MESHCA_KILL_ROUNDS", 25)), number(t, "MESHCA_KILL_SEED", rand.Uint64())
 	t.Logf("MESHCA_KILL_ROUNDS=%d MESHCA_KILL_SEED=%d", rounds, seed)
@@ -59,7 +59,7 @@ func testClusterKill(t *testing.T, a *apiAccess) {
 	tests := make(map[string]func(*testing.T))
 	for i := range workers {
 		tests[fmt.Sprint(i)] = func(t *testing.T) {
-			k := &clusterKiller{t: t, api: a, rng: rand.New(rand.NewPCG(seed, uint64(i))), firsts: &firsts, sum: sum}
+			k := &clusterKiller{t: t, api: k, rng: rand.New(rand.NewPCG(seed, uint64(i))), firsts: &firsts, sum: sum}
 			for round := next.Add(1) - 1; round < rounds; round = next.Add(1) - 1 {
 				began := time.Now()
 				k.round(k.c == nil || round%4 == 0)
@@ -114,7 +114,7 @@ func (k *clusterKiller) leave() {
 // A clusterKiller is one run of testClusterKill. Between rounds its mesh is served and sound.
 type clusterKiller struct {
 	t       *testing.T
-	api     *apiAccess
+	api     *kubernetes
 	rng     *rand.Rand
 	firsts  *atomic.Int64 // first starts so far: each is killed at a later call
 	c       *cell
@@ -127,7 +127,7 @@ type clusterKiller struct {
 }
 
 // clusterLively is a mesh in which leaves are renewed each minute.
-var clusterLively = cellSettings{Leaf: "lifetime: 10m, renewAt: 0.1, minRemaining: 1m", Schedule: "* * * * *"}
+var clusterLively = clusterSettings{Leaf: "lifetime: 10m, renewAt: 0.1, minRemaining: 1m", Schedule: "* * * * *"}
 
 // A fate is what becomes of the call at which the program is killed.
 type fate string
@@ -169,7 +169,7 @@ func (k *clusterKiller) settle(first bool) {
 	if late := k.delayed.Swap(nil); late != nil {
 		late.letGo()
 		late.wait(k.t, "done")
-		k.c.awaitSound(k.p)
+		k.c.awaitStanding(k.p)
 	}
 	k.c.gate.Do(nil)
 	for _, err := range k.w.Judge() {
@@ -225,12 +225,12 @@ func (k *clusterKiller) killAnyStart() {
 	case 0:
 		n := 1 + k.rng.IntN(8)
 		k.did += fmt.Sprintf("killed at commit %d", n)
-		k.p = k.c.serve()
+		k.p = k.c.Serve()
 		k.killAtCommit(n, func() {})
 	case 1:
 		wait := time.Duration(k.rng.Int64N(int64(150 * time.Millisecond)))
 		k.did += fmt.Sprintf("killed after %s", wait)
-		p := k.c.serve()
+		p := k.c.Serve()
 		time.Sleep(wait) // the random point
 		k.kill(p, "at random")
 	default:
@@ -243,7 +243,7 @@ func (k *clusterKiller) killStart(n int, fate fate, which func(*exchange) bool) 
 	k.t.Helper()
 	k.did += fmt.Sprintf("start killed at call %d, which %s", n, fate)
 	at := k.arm(n, fate, which)
-	p := k.c.serve()
+	p := k.c.Serve()
 	await(k.t, "the point is reached, or it serves", func() error {
 		if p.Lines("serving") != nil {
 			return nil

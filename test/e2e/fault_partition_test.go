@@ -11,9 +11,9 @@ import (
 
 // testPartition cuts the program off, first with resets, then without a word, while Secrets are damaged again and again.
 // MESHCA_FAULT_PARTITION is for how long.
-func testPartition(t *testing.T, a *apiAccess) {
+func testPartition(t *testing.T, k *kubernetes) {
 	length := partitionLength(t)
-	c := newCell(t, a, cellSettings{})
+	c := newCell(t, k, clusterSettings{})
 	p := c.start()
 	w := newWitness(c)
 	v := newClusterVandal(t, c, w, 1)

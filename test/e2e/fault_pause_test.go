@@ -10,37 +10,37 @@ import (
 )
 
 // testTwoProcesses: of two processes on one store the second refuses, and changes nothing.
-func testTwoProcesses(t *testing.T, a *apiAccess) {
-	c := newCell(t, a, cellSettings{})
+func testTwoProcesses(t *testing.T, k *kubernetes) {
+	c := newCell(t, k, clusterSettings{})
 	p := c.start()
 	before := c.versions()
 	_, from := c.gate.Calls(0)
-	second := c.serve()
+	second := c.Serve()
 	if code := second.Wait(); code != 1 || !strings.Contains(second.out.String(), "one process holds a store") {
 		t.Errorf("the second process ends with %d: %s", code, second.out.String())
 	}
 	if writes := c.gate.Writes(from); len(writes) > 0 || !maps.Equal(before, c.versions()) {
 		t.Errorf("the second process has written %v", writes)
 	}
-	c.awaitSound(p)
+	c.awaitStanding(p)
 }
 
 // testOldStore: a copy of the store from before a renewal of every leaf, and of a change of trust, refuses at the start,
 // or, where the API server is away then, as soon as it is back. It writes nothing.
-func testOldStore(t *testing.T, a *apiAccess) {
-	c := newCell(t, a, cellSettings{})
+func testOldStore(t *testing.T, k *kubernetes) {
+	c := newCell(t, k, clusterSettings{})
 	c.start().Stop()
 	old := c.twin(t)
-	old.configure(cellSettings{Sweep: "1s"})
+	old.Configure(clusterSettings{Sweep: "1s"})
 	c.changeAll(t, "renewed").Stop()
 	before := c.versions()
 
-	p := old.serve()
+	p := old.Serve()
 	if code := p.Wait(); code != 1 || !strings.Contains(p.out.String(), "the store is older than what it serves") {
 		t.Errorf("the old store ends with %d: %s", code, p.out.String())
 	}
 	old.gate.Refuse()
-	p = old.serve()
+	p = old.Serve()
 	p.AwaitServing()
 	old.gate.Mend()
 	old.awaitRefused(p)
@@ -56,18 +56,12 @@ func testOldStore(t *testing.T, a *apiAccess) {
 // too. It returns the process, which goes on.
 func (c *cell) changeAll(t *testing.T, name string) *Process {
 	t.Helper()
-	dir := t.TempDir()
-	newForeignCA(t).WriteSet(t, dir, "another")
-	files := make(map[string][]byte)
-	for _, file := range []string{certFile, keyFile, caFile} {
-		files[file] = readFile(t, dir+"/"+file)
-	}
-	c.api.create(t, "/api/v1/namespaces/"+c.namespace+"/secrets", map[string]any{
-		"metadata": map[string]any{"name": secretName("another")}, "type": "kubernetes.io/tls", "data": files})
+	c.k.account(t, c.namespace, withFive("another"), nil)
+	newForeignCA(t).makeSecret(t, c.clusterMesh, "another")
 	before, err := c.bundle()
 	must(t, err)
 	serials := c.serials()
-	c.configure(cellSettings{DNSNames: name, Services: []string{"another"}})
+	c.Configure(clusterSettings{DNSNames: name, Services: withFive("another")})
 	p := c.start()
 	c.checkRenewed(t, serials)
 	if after, err := c.bundle(); err != nil || string(after) == string(before) {
@@ -102,13 +96,13 @@ func (c *cell) awaitRefused(p *Process) {
 
 // testPaused: a process that stood still while another one, with a copy of its store and its seal, renewed every leaf
 // writes nothing when it wakes, wherever it stood: at rest, before its write, or before the answer to its reading.
-func testPaused(t *testing.T, a *apiAccess) {
+func testPaused(t *testing.T, k *kubernetes) {
 	rounds := int(number(t, "MESHCA_FAULT_PAUSES", 3))
-	c := newCell(t, a, cellSettings{})
+	c := newCell(t, k, clusterSettings{})
 	p := c.start()
 	for round := range rounds {
 		other := c.twin(t)
-		other.configure(cellSettings{DNSNames: fmt.Sprintf("pause-%d", round)})
+		other.Configure(clusterSettings{DNSNames: fmt.Sprintf("pause-%d", round)})
 		verb := []string{"", "patch", "get"}[round%3]
 		serials := c.serials()
 		held := c.holdOne(t, p, verb, round)
@@ -135,16 +129,8 @@ func testPaused(t *testing.T, a *apiAccess) {
 		}
 		c, p = other, next
 	}
-	c.awaitSound(p)
+	c.awaitStanding(p)
 	t.Logf("%d times another one took over", rounds)
-}
-
-// copyState makes data and seal what they are in another cell's folder.
-func (c *cell) copyState(t *testing.T, from *cell) {
-	t.Helper()
-	for _, dir := range []string{"data", "seal"} {
-		copyTree(t, from.Dir+"/"+dir, c.Dir+"/"+dir)
-	}
 }
 
 // holdOne has a Secret healed until the first call of a kind, which is held back until the returned function is called.
@@ -188,8 +174,8 @@ func (c *cell) holdOne(t *testing.T, p *Process, verb string, round int) (releas
 }
 
 // testPausedTrust: nor does it publish the trust that it knew.
-func testPausedTrust(t *testing.T, a *apiAccess) {
-	c := newCell(t, a, cellSettings{Sweep: "1s"})
+func testPausedTrust(t *testing.T, k *kubernetes) {
+	c := newCell(t, k, clusterSettings{Sweep: "1s"})
 	p := c.start()
 	other := c.twin(t)
 	var next *Process
@@ -203,12 +189,12 @@ func testPausedTrust(t *testing.T, a *apiAccess) {
 	})
 	c.awaitRefused(p)
 	// Somebody damages the bundle: the one whose it is puts it right, and the one that woke does not.
-	newClusterVandal(t, other, nil, 1).write(http.MethodPatch, other.bundlePath(), "application/merge-patch+json",
-		map[string]any{"data": map[string]string{caFile: "another"}})
-	other.awaitSound(next)
+	newClusterVandal(t, other, nil, 1).write(http.MethodPatch, bundlePath(other.namespace), mergePatch,
+		object{"data": map[string]string{caFile: "another"}})
+	other.awaitStanding(next)
 	c.AwaitSweep(p)
 	if writes := c.gate.Writes(from); len(writes) > 0 {
 		t.Errorf("written after it woke: %v\nwas %v", writes, before)
 	}
-	other.awaitSound(next)
+	other.awaitStanding(next)
 }

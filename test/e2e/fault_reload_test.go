@@ -7,9 +7,9 @@ import (
 
 // testReloadInAPass takes a service out of the catalogue while it is being healed: nothing is asked of the API server
 // that is not of a Secret of the catalogue, and the others are kept on.
-func testReloadInAPass(t *testing.T, a *apiAccess) {
+func testReloadInAPass(t *testing.T, k *kubernetes) {
 	const leaving = "another"
-	c := newCell(t, a, cellSettings{Services: []string{leaving}})
+	c := newCell(t, k, clusterSettings{Services: withFive(leaving)})
 	p := c.start()
 	_, from := c.gate.Calls(0)
 	reached, goOn := make(chan struct{}, 100), make(chan struct{})
@@ -23,7 +23,7 @@ func testReloadInAPass(t *testing.T, a *apiAccess) {
 	v := newClusterVandal(t, c, nil, 1)
 	secretHarms["ca.crt another"](v, leaving)
 	<-reached
-	c.configure(cellSettings{Sweep: "2h"})
+	c.Configure(clusterSettings{Services: fiveServices, Sweep: "2h"})
 	p.AwaitLine("this change needs a restart", "field", "sweep") // the new services are taken up next
 	close(goOn)
 	p.AwaitLine("service removed from the catalogue: no longer kept, what it has stays", "service", leaving)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -12,22 +11,21 @@ import (
 // testSilence has many services and an API server that takes connections and answers nothing, at the start and later:
 // the process answers those who ask it, says what is away, does not wait for one service after the other, and all is
 // healed when the API server answers again.
-func testSilence(t *testing.T, a *apiAccess) {
-	var more []string
+func testSilence(t *testing.T, k *kubernetes) {
+	s := clusterSettings{Services: withFive(), Sweep: "1h"}
 	for i := range 40 {
-		more = append(more, fmt.Sprintf("service-%d", i))
+		s.Services = append(s.Services, fmt.Sprintf("service-%d", i))
 	}
-	c := newCell(t, a, cellSettings{Services: more, Sweep: "1h"})
-	c.Services = slices.Concat(fiveServices, more)
+	c := newCell(t, k, s)
 	c.start().Stop()
 	v := newClusterVandal(t, c, nil, 1)
 
 	c.gate.Silence()
-	p := c.serve()
+	p := c.Serve()
 	p.AwaitLine("starting")
-	c.alive(p)
+	c.checkAlive(p)
 	p.Await("/readyz says what is away", func() error {
-		code, words, err := c.ready(p)
+		code, words, err := c.get(p, "/readyz")
 		if err != nil || code != http.StatusServiceUnavailable || !strings.Contains(words, "starting: ") || !strings.Contains(words, "target: ") {
 			return fmt.Errorf("it answers %d %q %v", code, words, err)
 		}
@@ -37,19 +35,20 @@ func testSilence(t *testing.T, a *apiAccess) {
 		t.Errorf("status of a process that starts: %+v", s)
 	}
 	p.AwaitServing() // within the time of some calls, not of one for each service
-	c.alive(p)
+	c.checkAlive(p)
 	p.Await("/readyz says that and no more", func() error { return c.notReady(p, "target: ") })
 	p.Await("each service is named", c.allAway)
 
 	v.strikeAll("ca.crt another")
 	c.gate.Mend()
-	c.awaitSound(p)
+	c.awaitStanding(p)
 	p.Await("/readyz says that all is well", func() error { return c.isReady(p) })
 	p.Await("every service is kept", c.allKept)
 
 	// The same while it runs: somebody has all places looked at, and the next order is answered all the same.
 	c.gate.Silence()
-	c.configure(cellSettings{Services: more, Sweep: "1h", DNSNames: "another.example"})
+	s.DNSNames = "another.example"
+	c.Configure(s)
 	p.AwaitLine("config file read again")
 	for range 2 {
 		if s := c.Run("heal", "--resume", "pgadmin", "--config", c.Config()); s.Code != 1 && (s.Code != 2 || !strings.Contains(s.Stderr, "busy: ")) {
@@ -59,13 +58,13 @@ func testSilence(t *testing.T, a *apiAccess) {
 	p.Await("each service is named", c.allAway)
 	c.gate.Mend()
 	p.Await("every service is kept", c.allKept)
-	c.awaitSound(p)
+	c.awaitStanding(p)
 }
 
-// alive sees that the process does not look dead.
-func (c *cell) alive(p *Process) {
+// checkAlive sees that the process does not look dead.
+func (c *cell) checkAlive(p *Process) {
 	c.t.Helper()
-	if code, words, err := c.health(p, "/healthz"); err != nil || code != http.StatusOK {
+	if code, words, err := c.get(p, "/healthz"); err != nil || code != http.StatusOK {
 		c.t.Errorf("/healthz answers %d %q %v", code, words, err)
 	}
 }

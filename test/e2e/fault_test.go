@@ -10,29 +10,27 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meshca/meshca/test/cluster"
 )
 
 // TestFaults breaks what can break between the program and a real API server, and the program itself, while somebody
 // damages Secrets. Each test has a namespace of its own, all share one API server; the one that restarts it is the last.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	a := newAPIAccess(t)
-	atOnce(t, map[string]func(*testing.T){
-		"Answers":      func(t *testing.T) { testAnswers(t, a) },
-		"Watches":      func(t *testing.T) { testWatches(t, a) },
-		"OneSecret":    func(t *testing.T) { testOneSecret(t, a) },
-		"Partition":    func(t *testing.T) { testPartition(t, a) },
-		"LateWrite":    func(t *testing.T) { testLateWrite(t, a) },
-		"Kill":         func(t *testing.T) { testClusterKill(t, a) },
-		"TwoProcesses": func(t *testing.T) { testTwoProcesses(t, a) },
-		"OldStore":     func(t *testing.T) { testOldStore(t, a) },
-		"Paused":       func(t *testing.T) { testPaused(t, a) },
-		"Silence":      func(t *testing.T) { testSilence(t, a) },
-		"PlainWatches": func(t *testing.T) { testPlainWatches(t, a) }, "WatchesThatFail": func(t *testing.T) { testWatchesThatFail(t, a) },
-		"PausedTrust":   func(t *testing.T) { testPausedTrust(t, a) },
-		"ReloadInAPass": func(t *testing.T) { testReloadInAPass(t, a) },
-	})
-	t.Run("Restart", func(t *testing.T) { testRestart(t, a) })
+	k := newKubernetes(t, cluster.Options{})
+	tests := make(map[string]func(*testing.T))
+	for name, test := range map[string]func(*testing.T, *kubernetes){
+		"Answers": testAnswers, "OneSecret": testOneSecret, "Partition": testPartition, "Silence": testSilence,
+		"Watches": testWatches, "PlainWatches": testPlainWatches, "WatchesThatFail": testWatchesThatFail,
+		"Kill": testClusterKill, "LateWrite": testLateWrite, "Paused": testPaused, "PausedTrust": testPausedTrust,
+		"TwoProcesses": testTwoProcesses, "OldStore": testOldStore, "ReloadInAPass": testReloadInAPass,
+	} {
+		tests[name] = func(t *testing.T) { test(t, k) }
+	}
+	atOnce(t, tests)
+	t.Run("Hangs", func(t *testing.T) { testHangs(t, k) }) // which has the time of a call for what usually takes a moment
+	t.Run("Restart", func(t *testing.T) { testRestart(t, k) })
 }
 
 // atOnce runs tests that wait for most of their time all at once: t.Parallel would run one for each core.
@@ -60,7 +58,7 @@ func (c *cell) strike(p *Process, v *clusterVandal, harm string, fn func(*exchan
 	began := time.Now()
 	c.gate.Do(fn)
 	v.strikeAll(harm)
-	c.awaitSound(p)
+	c.awaitStanding(p)
 	e := episode{took: since(began), grown: c.records()}
 	c.gate.Do(nil)
 	e.calls, _ = c.gate.Calls(from)
@@ -105,15 +103,15 @@ func onlyFirst(n int, verb string, do func(*exchange)) func(*exchange) {
 
 // testAnswers: whatever the API server answers once, and whatever of it is lost, all is healed, and one lost key costs
 // one certificate.
-func testAnswers(t *testing.T, a *apiAccess) {
+func testAnswers(t *testing.T, k *kubernetes) {
 	atOnce(t, map[string]func(*testing.T){
-		"trust": func(t *testing.T) { answers(t, a, "ca.crt another") },
-		"key":   func(t *testing.T) { answers(t, a, "tls.key another") },
+		"trust": func(t *testing.T) { answers(t, k, "ca.crt another") },
+		"key":   func(t *testing.T) { answers(t, k, "tls.key another") },
 	})
 }
 
-func answers(t *testing.T, a *apiAccess, harm string) {
-	c := newCell(t, a, cellSettings{})
+func answers(t *testing.T, k *kubernetes, harm string) {
+	c := newCell(t, k, clusterSettings{})
 	p := c.start()
 	v := newClusterVandal(t, c, nil, 1)
 	answer := func(code int, after string) func(*exchange) { return func(x *exchange) { x.Answer(code, after) } }
@@ -151,8 +149,8 @@ func answers(t *testing.T, a *apiAccess, harm string) {
 // conflict has somebody write to the Secret between the program's reading and its writing.
 func (c *cell) conflict(x *exchange) {
 	seen := x.Ask()
-	_, _, _ = c.api.call("", http.MethodPatch, x.r.URL.Path+"?fieldManager=somebody", "application/merge-patch+json",
-		map[string]any{"metadata": map[string]any{"labels": map[string]any{"somebody": fmt.Sprint(x.number)}}})
+	_, _, _ = c.k.call("", http.MethodPatch, x.r.URL.Path+"?fieldManager=somebody", mergePatch,
+		object{"metadata": object{"labels": object{"somebody": fmt.Sprint(x.number)}}})
 	if seen != nil {
 		x.Hand(seen)
 	}
@@ -177,8 +175,8 @@ func checkPatience(t *testing.T, what string, calls []call, wait time.Duration) 
 
 // testWatches: watches that end, or cannot be opened, are opened again with back-off, and what happened meanwhile is
 // healed.
-func testWatches(t *testing.T, a *apiAccess) {
-	c := newCell(t, a, cellSettings{Sweep: "1h"})
+func testWatches(t *testing.T, k *kubernetes) {
+	c := newCell(t, k, clusterSettings{Sweep: "1h"})
 	p := c.start()
 	v := newClusterVandal(t, c, nil, 1)
 	follows := func() error { return c.follows(len(c.Services) + 1) }
@@ -213,7 +211,7 @@ func testWatches(t *testing.T, a *apiAccess) {
 	}
 	t.Logf("no watch could be opened for %s: %s", span.Round(time.Millisecond), tallyText(calls))
 	c.gate.Do(nil)
-	c.awaitSound(p)
+	c.awaitStanding(p)
 }
 
 // attempts is the most that back-off lets somebody try within a span: after half a second at the soonest, and twice as
@@ -257,8 +255,8 @@ func (c *cell) triedWatches(from, times int) error {
 
 // testOneSecret: one Secret that the API server does not answer for, or refuses, does not keep the others from being
 // healed, also those that are damaged while its answer is waited for.
-func testOneSecret(t *testing.T, a *apiAccess) {
-	c := newCell(t, a, cellSettings{})
+func testOneSecret(t *testing.T, k *kubernetes) {
+	c := newCell(t, k, clusterSettings{})
 	p := c.start()
 	v := newClusterVandal(t, c, nil, 1)
 	sick, others := c.Services[0], c.Services[1:]
@@ -288,11 +286,11 @@ func testOneSecret(t *testing.T, a *apiAccess) {
 		p.Await("the others are healed", func() error { return c.inspectOnly(others) })
 		t.Logf("one Secret %s: the others are healed in %s", name, since(began))
 		c.AwaitState(p, sick, "failing")
-		if code, words, err := c.ready(p); err != nil || code != http.StatusOK {
+		if code, words, err := c.get(p, "/readyz"); err != nil || code != http.StatusOK {
 			t.Errorf("one Secret %s: /readyz answers %d %q %v", name, code, words, err)
 		}
 		c.gate.Do(nil)
-		c.awaitSound(p)
+		c.awaitStanding(p)
 	}
 }
 
@@ -307,19 +305,19 @@ func (c *cell) inspectOnly(services []string) error {
 }
 
 // testRestart: the API server goes away and comes back, on the same etcd, while Secrets are damaged.
-func testRestart(t *testing.T, a *apiAccess) {
-	c := newCell(t, a, cellSettings{})
+func testRestart(t *testing.T, k *kubernetes) {
+	c := newCell(t, k, clusterSettings{})
 	p := c.start()
 	v := newClusterVandal(t, c, nil, 1)
 	before := c.records()
 	_, from := c.gate.Calls(0)
 	v.strikeAll("tls.key another") // the program is at work when it goes
-	must(t, a.RestartAPIServer(t.Context(), func() {
+	must(t, k.RestartAPIServer(t.Context(), func() {
 		p.Await("/readyz says what is away", func() error { return c.notReady(p, "target: ") })
 	}))
 	v.strikeAll("ca.crt another")
 	began := time.Now()
-	c.awaitSound(p)
+	c.awaitStanding(p)
 	p.Await("/readyz says that all is well", func() error { return c.isReady(p) })
 	calls, _ := c.gate.Calls(from)
 	after := c.records()
@@ -330,9 +328,10 @@ func testRestart(t *testing.T, a *apiAccess) {
 }
 
 // notReady says whether /readyz names what is away, and that alone.
-func (c *cell) notReady(p *Process, what string) error {
-	code, words, err := c.ready(p)
-	if err != nil || code != http.StatusServiceUnavailable || !strings.Contains(words, what) {
+func (c *cell) notReady(p *Process, what ...string) error {
+	code, words, err := c.get(p, "/readyz")
+	missing := slices.ContainsFunc(what, func(s string) bool { return !strings.Contains(words, s) })
+	if err != nil || code != http.StatusServiceUnavailable || missing {
 		return fmt.Errorf("it answers %d %q %v", code, words, err)
 	}
 	for _, other := range []string{"store: ", "signing: ", "engine: "} {
@@ -344,7 +343,7 @@ func (c *cell) notReady(p *Process, what string) error {
 }
 
 func (c *cell) isReady(p *Process) error {
-	if code, words, err := c.ready(p); err != nil || code != http.StatusOK {
+	if code, words, err := c.get(p, "/readyz"); err != nil || code != http.StatusOK {
 		return fmt.Errorf("it answers %d %q %v", code, words, err)
 	}
 	return nil

@@ -38,10 +38,10 @@ var secretHarms = map[string]func(v *clusterVandal, service string){
 	"ca.crt empty":    func(v *clusterVandal, s string) { v.data(s, map[string][]byte{caFile: {}}) },
 	"tls.crt another": func(v *clusterVandal, s string) { v.data(s, map[string][]byte{certFile: v.foreign}) },
 	"annotations": func(v *clusterVandal, s string) {
-		v.patch(s, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"meshca.io/stamp": nil, "meshca.io/serial": "1"}}})
+		v.patch(s, object{"metadata": object{"annotations": object{"meshca.io/stamp": nil, "meshca.io/serial": "1"}}})
 	},
 	"label": func(v *clusterVandal, s string) {
-		v.patch(s, map[string]any{"metadata": map[string]any{"labels": map[string]any{"meshca.io/service": "another"}}})
+		v.patch(s, object{"metadata": object{"labels": object{"meshca.io/service": "another"}}})
 	},
 	"tls.key another": func(v *clusterVandal, s string) { v.data(s, map[string][]byte{keyFile: v.key}) },
 	"deleted":         func(v *clusterVandal, s string) { v.remove(s) },
@@ -83,26 +83,26 @@ func (v *clusterVandal) Rampage(ctx context.Context, pause time.Duration) (strik
 
 // write sends one write, and keeps its version for the witness.
 func (v *clusterVandal) write(method, path, contentType string, body any) {
-	code, answer, err := v.c.api.call("", method, path+"?fieldManager=somebody", contentType, body)
+	code, answer, err := v.c.k.call("", method, path+"?fieldManager=somebody", contentType, body)
 	if err != nil || code/100 != 2 {
 		return
 	}
 	var live struct {
-		Metadata apiMeta `json:"metadata"`
+		Metadata metadata `json:"metadata"`
 	}
 	if json.Unmarshal(answer, &live) == nil && v.w != nil {
 		v.w.Foreign(live.Metadata.ResourceVersion)
 	}
 }
 
-func (v *clusterVandal) patch(service string, patch map[string]any) {
-	v.write(http.MethodPatch, v.c.secretPath(service), "application/merge-patch+json", patch)
+func (v *clusterVandal) patch(service string, patch object) {
+	v.write(http.MethodPatch, secretPath(v.c.namespace, service), mergePatch, patch)
 }
 
 // data changes keys of a Secret.
 func (v *clusterVandal) data(service string, files map[string][]byte) {
 	v.keep(service)
-	v.patch(service, map[string]any{"data": files})
+	v.patch(service, object{"data": files})
 }
 
 // keep keeps the first set that a service had.
@@ -113,14 +113,14 @@ func (v *clusterVandal) keep(service string) {
 }
 
 func (v *clusterVandal) remove(service string) {
-	_, _, _ = v.c.api.call("", http.MethodDelete, v.c.secretPath(service), "", nil) // it may be gone
+	_, _, _ = v.c.k.call("", http.MethodDelete, secretPath(v.c.namespace, service), "", nil) // it may be gone
 }
 
 // makeHalf makes the Secret anew, as scripts do, with one of its three parts.
 func (v *clusterVandal) makeHalf(service string) {
 	v.remove(service)
-	v.write(http.MethodPost, "/api/v1/namespaces/"+v.c.namespace+"/secrets", "application/json", map[string]any{
-		"metadata": map[string]any{"name": secretName(service)}, "type": "Opaque", "data": map[string][]byte{caFile: v.foreign}})
+	v.write(http.MethodPost, "/api/v1/namespaces/"+v.c.namespace+"/secrets", "application/json", object{
+		"metadata": object{"name": secretName(service)}, "type": "Opaque", "data": map[string][]byte{caFile: v.foreign}})
 }
 
 // copyFrom puts another service's whole set in a service's place.
@@ -144,12 +144,12 @@ func (v *clusterVandal) harmBundle() {
 		v.removeBundle()
 		return
 	}
-	_, _, _ = v.c.api.call("", http.MethodPatch, v.c.bundlePath()+"?fieldManager=somebody", "application/merge-patch+json",
-		map[string]any{"data": map[string]string{caFile: string(v.foreign)}})
+	_, _, _ = v.c.k.call("", http.MethodPatch, bundlePath(v.c.namespace)+"?fieldManager=somebody", mergePatch,
+		object{"data": map[string]string{caFile: string(v.foreign)}})
 }
 
 func (v *clusterVandal) removeBundle() {
-	_, _, _ = v.c.api.call("", http.MethodDelete, v.c.bundlePath(), "", nil) // it may be gone
+	_, _, _ = v.c.k.call("", http.MethodDelete, bundlePath(v.c.namespace), "", nil) // it may be gone
 }
 
 // strikeAll does one harm to every service.

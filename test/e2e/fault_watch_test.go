@@ -16,8 +16,8 @@ const noInitialEvents = `{"kind":"Status","apiVersion":"v1","status":"Failure","
 
 // testPlainWatches has an API server that does not offer watches which begin with all that is there: what happens
 // while it is watched is healed all the same, and what has happened while it was not.
-func testPlainWatches(t *testing.T, a *apiAccess) {
-	c := newCell(t, a, cellSettings{Sweep: "1h"})
+func testPlainWatches(t *testing.T, k *kubernetes) {
+	c := newCell(t, k, clusterSettings{Sweep: "1h"})
 	c.gate.Do((*exchange).passPlain)
 	p := c.start()
 	v := newClusterVandal(t, c, nil, 1)
@@ -25,10 +25,10 @@ func testPlainWatches(t *testing.T, a *apiAccess) {
 	p.Await("all watches are open", follows)
 	p.Await("it is kept that they are", func() error { return c.remarks(0) })
 	v.strikeAll("ca.crt another")
-	c.awaitSound(p)
+	c.awaitStanding(p)
 	v.strikeAll("deleted")
 	v.removeBundle()
-	c.awaitSound(p)
+	c.awaitStanding(p)
 
 	c.gate.Do(func(x *exchange) {
 		if x.Verb == "watch" {
@@ -41,7 +41,7 @@ func testPlainWatches(t *testing.T, a *apiAccess) {
 	v.strikeAll("deleted")
 	v.removeBundle()
 	c.gate.Do((*exchange).passPlain)
-	c.awaitSound(p)
+	c.awaitStanding(p)
 	if lines := p.Lines("service not kept"); len(lines) > 0 {
 		t.Errorf("said %v", lines)
 	}
@@ -82,23 +82,23 @@ func (c *cell) remarks(want int, words ...string) error {
 
 // testWatchesThatFail: what keeps watches from being opened for a while is named in the status of each service with
 // what follows from it, and said in the log once, until they are open again.
-func testWatchesThatFail(t *testing.T, a *apiAccess) {
+func testWatchesThatFail(t *testing.T, k *kubernetes) {
 	const gone = "the watch's place in history is no longer known"
 	atOnce(t, map[string]func(*testing.T){
-		"410":             func(t *testing.T) { watchesFail(t, a, gone, func(x *exchange) { x.Answer(http.StatusGone, "") }) },
-		"410 as an event": func(t *testing.T) { watchesFail(t, a, gone, (*exchange).expire) },
+		"410":             func(t *testing.T) { watchesFail(t, k, gone, func(x *exchange) { x.Answer(http.StatusGone, "") }) },
+		"410 as an event": func(t *testing.T) { watchesFail(t, k, gone, (*exchange).expire) },
 		"429": func(t *testing.T) {
-			watchesFail(t, a, "the API server asks to come later", func(x *exchange) { x.Answer(http.StatusTooManyRequests, "1") })
+			watchesFail(t, k, "the API server asks to come later", func(x *exchange) { x.Answer(http.StatusTooManyRequests, "1") })
 		},
 		"500": func(t *testing.T) {
-			watchesFail(t, a, "the API server fails at it (status 500 InternalError)", func(x *exchange) { x.Answer(http.StatusInternalServerError, "") })
+			watchesFail(t, k, "the API server fails at it (status 500 InternalError)", func(x *exchange) { x.Answer(http.StatusInternalServerError, "") })
 		},
 	})
 }
 
 // watchesFail has fn answer every watch for a while.
-func watchesFail(t *testing.T, a *apiAccess, words string, fn func(*exchange)) {
-	c := newCell(t, a, cellSettings{Sweep: "1h"})
+func watchesFail(t *testing.T, k *kubernetes, words string, fn func(*exchange)) {
+	c := newCell(t, k, clusterSettings{Sweep: "1h"})
 	p := c.start()
 	p.Await("all watches are open", func() error { return c.follows(len(c.Services) + 1) })
 	c.gate.Do(func(x *exchange) {

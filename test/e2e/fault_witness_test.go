@@ -52,7 +52,7 @@ func (c *cell) inspect() []error {
 }
 
 // inspectSecret judges one Secret as it is now.
-func (c *cell) inspectSecret(s *storeCopy, service string, live *apiSecret, bundle []byte, leaves map[string]string) error {
+func (c *cell) inspectSecret(s *storeCopy, service string, live *secret, bundle []byte, leaves map[string]string) error {
 	leaf, err := inspectWhole(service, live, time.Now())
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (c *cell) inspectSecret(s *storeCopy, service string, live *apiSecret, bund
 }
 
 // inspectWhole judges whether what lies in a Secret is one set, and told of as such.
-func inspectWhole(service string, live *apiSecret, at time.Time) (*x509.Certificate, error) {
+func inspectWhole(service string, live *secret, at time.Time) (*x509.Certificate, error) {
 	pair, err := tls.X509KeyPair(live.Data[certFile], live.Data[keyFile])
 	if err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ type witness struct {
 // A sighting is one version of a Secret.
 type sighting struct {
 	at   time.Time
-	live apiSecret
+	live secret
 }
 
 // newWitness watches until the test ends.
@@ -138,9 +138,9 @@ func newWitness(c *cell) *witness {
 	w := &witness{c: c, foreign: make(map[string]bool), leaves: make(map[string]*x509.Certificate)}
 	ctx, cancel := context.WithCancel(context.Background())
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		c.api.server+"/api/v1/namespaces/"+c.namespace+"/secrets?watch=true&timeoutSeconds=7200", nil)
+		c.k.Server+"/api/v1/namespaces/"+c.namespace+"/secrets?watch=true&timeoutSeconds=7200", nil)
 	must(c.t, err)
-	response, err := c.api.transport.RoundTrip(r)
+	response, err := c.k.admin.Transport.RoundTrip(r)
 	must(c.t, err)
 	done := make(chan struct{})
 	go func() { // ends with the stream, which the cleanup ends
@@ -155,8 +155,8 @@ func (w *witness) follow(response *http.Response) {
 	defer response.Body.Close()
 	for decoder := json.NewDecoder(response.Body); ; {
 		var e struct {
-			Type   string    `json:"type"`
-			Object apiSecret `json:"object"`
+			Type   string `json:"type"`
+			Object secret `json:"object"`
 		}
 		err := decoder.Decode(&e)
 		if err == nil && e.Type == "ERROR" {

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
+
+const catFromShell = "cat from a shell"
 
 // overwrites are the ways in which people replace a ca.crt.
 var overwrites = map[string]func(t *testing.T, path string, content []byte){
@@ -17,8 +20,8 @@ var overwrites = map[string]func(t *testing.T, path string, content []byte){
 		writeFile(t, next, content)
 		must(t, os.Rename(next, path))
 	},
-	// A shell empties the file before the program that fills it has even started.
-	"cat from a shell": func(t *testing.T, path string, content []byte) {
+	// A shell empties the file before the program that fills it has even started: under load that may be told as it was then.
+	catFromShell: func(t *testing.T, path string, content []byte) {
 		source := filepath.Join(t.TempDir(), "other-ca.crt")
 		writeFile(t, source, content)
 		if a := runCommand(t, "", "sh", "-c", fmt.Sprintf("cat %q > %q", source, path)); a.Code != 0 {
@@ -45,7 +48,11 @@ func TestMesh(t *testing.T) {
 			m.AwaitSound(p)
 			m.AwaitSweep(p) // whatever else it wanted to do, it has done
 			checkAllPairs(t, m)
-			checkTold(t, m, p, foreign)
+			seen := []string{shortFingerprint(foreign.cert)}
+			if name == catFromShell {
+				seen = append(seen, "empty")
+			}
+			checkTold(t, m, p, seen)
 			if !m.View("pgadmin").Leaf(t).Equal(healthy["pgadmin"].Leaf(t)) {
 				t.Error("the leaf was replaced, though its key was there")
 			}
@@ -53,16 +60,18 @@ func TestMesh(t *testing.T) {
 	}
 }
 
-// checkTold sees that exactly one line tells of the incident's healing: where, what was seen, what was wanted.
-func checkTold(t *testing.T, m *Mesh, p *Process, foreign *foreignCA) {
+// checkTold sees that exactly one line tells of the incident's healing: where, what was seen, which may be one of some,
+// and what was wanted.
+func checkTold(t *testing.T, m *Mesh, p *Process, seen []string) {
 	t.Helper()
 	lines := p.Lines("healed")
 	if len(lines) != 1 {
 		t.Errorf("%d lines tell of the healing, want 1", len(lines))
 	}
-	wanted := map[string]string{
-		"service": "pgadmin", "file": caFile, "seen": shortFingerprint(foreign.cert), "wanted": m.root[:11], "leaf": "kept",
+	if got := lines[0].Get("seen"); !slices.ContainsFunc(seen, func(s string) bool { return strings.Contains(got, s) }) {
+		t.Errorf("the line says that %q was seen, want one of %q", got, seen)
 	}
+	wanted := map[string]string{"service": "pgadmin", "file": caFile, "wanted": m.root[:11], "leaf": "kept"}
 	for field, want := range wanted {
 		if got := lines[0].Get(field); !strings.Contains(got, want) {
 			t.Errorf("the line says %s %q, want %q", field, got, want)

@@ -16,6 +16,13 @@ import (
 var program string
 
 func TestMain(m *testing.M) {
+	if text := os.Getenv(floodEnv); text != "" { // this is a flood's process
+		if err := floodMain(text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	code, err := buildAndRun(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -57,7 +57,13 @@ type Process struct {
 // startProcess starts the program with args in dir, as the given user or, with nil, as the test's own.
 func startProcess(t testing.TB, dir string, as *syscall.Credential, args ...string) *Process {
 	t.Helper()
-	p := &Process{t: t, cmd: exec.Command(program, args...), done: make(chan struct{})}
+	return startCommand(t, dir, as, append([]string{program}, args...)...)
+}
+
+// startCommand is startProcess for a command that becomes the program.
+func startCommand(t testing.TB, dir string, as *syscall.Credential, args ...string) *Process {
+	t.Helper()
+	p := &Process{t: t, cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	p.cmd.Dir = dir
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	if as != nil {

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -19,13 +23,19 @@ import (
 	"github.com/meshca/meshca/test/bench/measure"
 )
 
+// A program is the real one, at work.
+type program struct {
+	*exec.Cmd
+	log string // path
+}
+
 // program starts the real program for n services of a namespace and waits until it serves.
-func (b *bench) program(ctx context.Context, binary, namespace, watch string, n int) (*exec.Cmd, error) {
+func (b *bench) program(ctx context.Context, binary, namespace, watch string, n int, env ...string) (*program, error) {
 	home := filepath.Join(b.dir, "home-"+namespace)
 	if err := os.MkdirAll(home, 0o755); err != nil {
 		return nil, err
 	}
-	config := fmt.Sprintf("version: 1\nlisten: {metrics: 127.0.0.1:0}\ntarget: {kubernetes: {watch: %s}}\nservices:\n", watch)
+	config := fmt.Sprintf("version: 1\nlisten: {api: 127.0.0.1:0, metrics: 127.0.0.1:0}\ntarget: {kubernetes: {watch: %s}}\nservices:\n", watch)
 	for i := range n {
 		config += fmt.Sprintf("- {name: %s, namespace: %s}\n", name(i), namespace)
 	}
@@ -33,8 +43,9 @@ func (b *bench) program(ctx context.Context, binary, namespace, watch string, n 
 	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {
 		return nil, err
 	}
-	p := exec.CommandContext(ctx, binary, "serve", "--config", path, "--kubeconfig", b.cluster.Kubeconfig)
-	log, err := os.Create(filepath.Join(home, "log"))
+	p := &program{exec.CommandContext(ctx, binary, "serve", "--config", path, "--kubeconfig", b.cluster.Kubeconfig), filepath.Join(home, "log")}
+	p.Env = append(os.Environ(), env...)
+	log, err := os.Create(p.log)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +62,7 @@ func (b *bench) program(ctx context.Context, binary, namespace, watch string, n 
 	return p, errors.New("it does not serve: see " + log.Name())
 }
 
-func end(p *exec.Cmd) error { return errors.Join(p.Process.Signal(syscall.SIGTERM), p.Wait()) }
+func end(p *program) error { return errors.Join(p.Process.Signal(syscall.SIGTERM), p.Wait()) }
 
 // heals measures from a foreign write to the answer of the write that puts it right, as a watch of our own sees
 // it: by the program, and by a bare loop that watches and patches.
@@ -194,21 +205,21 @@ func (b *bare) healer(ctx context.Context) (stop func(), err error) {
 	return func() { cancel(); <-done }, nil
 }
 
-// memory measures what the program has resident, some while after its start, alone and beside the Secrets of
-// others.
+// memory measures what the program has resident, and what of its heap lives, some while after its start, alone and
+// beside the Secrets of others.
 func (b *bench) memory(ctx context.Context) error {
 	binary, err := b.build()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n| resident | alone | beside %d foreign Secrets of 2 kB |\n|---|---|---|\n", b.foreign)
+	fmt.Printf("\n| | resident, alone | beside %d foreign Secrets of 2 kB | heap that lives, alone | beside them | beside ÷ alone |\n|---|---|---|---|---|---|\n", b.foreign)
 	cases := []struct {
 		watch string
 		n     int
 	}{{"names", 5}, {"names", 200}, {"none", 1000}}
-	alone := make([]string, len(cases))
+	alone := make([]footprint, len(cases))
 	for i, c := range cases {
-		if alone[i], err = b.resident(ctx, binary, fmt.Sprintf("memory-%d", i), c.watch, c.n); err != nil {
+		if alone[i], err = b.footprint(ctx, binary, fmt.Sprintf("memory-%d", i), c.watch, c.n); err != nil {
 			return err
 		}
 	}
@@ -218,34 +229,91 @@ func (b *bench) memory(ctx context.Context) error {
 		}
 	}
 	for i, c := range cases {
-		beside, err := b.resident(ctx, binary, fmt.Sprintf("memory-%d", i), c.watch, c.n)
+		beside, err := b.footprint(ctx, binary, fmt.Sprintf("memory-%d", i), c.watch, c.n)
 		if err != nil {
 			return err
 		}
-		fmt.Printf("| %d services, watch: %s | %s | %s |\n", c.n, c.watch, alone[i], beside)
+		fmt.Printf("| %d services, watch: %s | %s | %s | %s | %s | %.2f |\n", c.n, c.watch, alone[i].resident, beside.resident,
+			alone[i].heap, beside.heap, float64(beside.heap)/float64(alone[i].heap))
 	}
 	return nil
 }
 
-// resident is the most that the program has resident within half a minute of rest after its start.
-func (b *bench) resident(ctx context.Context, binary, namespace, watch string, n int) (string, error) {
+// A footprint is the memory that a program needs.
+type footprint struct{ resident, heap size }
+
+// size is a number of bytes.
+type size int64
+
+// String tells of it in MiB.
+func (s size) String() string { return fmt.Sprintf("%.1f MiB", float64(s)/(1<<20)) }
+
+// footprint measures two runs of the program: what it has resident follows the garbage collector's leisure and that of
+// the kernel, so what it really keeps is measured in a run that collects garbage at every percent that its heap grows.
+func (b *bench) footprint(ctx context.Context, binary, namespace, watch string, n int) (f footprint, err error) {
 	if err := b.bare.namespace(ctx, namespace); err != nil && !strings.Contains(err.Error(), "exists") {
-		return "", err
+		return f, err
 	}
 	p, err := b.program(ctx, binary, namespace, watch, n)
 	if err != nil {
-		return "", err
+		return f, err
 	}
-	var most int64
+	err = atRest(func() error {
+		now, err := measure.Resident(p.Process.Pid)
+		f.resident = max(f.resident, size(now))
+		return err
+	})
+	if err = errors.Join(err, end(p)); err != nil {
+		return f, err
+	}
+	if p, err = b.program(ctx, binary, namespace, watch, n, "GOGC=1"); err != nil {
+		return f, err
+	}
+	err = atRest(func() error {
+		now, err := p.heap()
+		if f.heap == 0 || now < f.heap { // the least is what it has just after a collection
+			f.heap = now
+		}
+		return err
+	})
+	return f, errors.Join(err, end(p))
+}
+
+// atRest looks each second for half a minute.
+func atRest(look func() error) error {
 	for range 30 {
 		time.Sleep(time.Second)
-		now, err := measure.Resident(p.Process.Pid)
-		if err != nil {
-			return "", err
+		if err := look(); err != nil {
+			return err
 		}
-		most = max(most, now)
 	}
-	return fmt.Sprintf("%.1f MiB", float64(most)/(1<<20)), end(p)
+	return nil
+}
+
+// heap is what the program says of its heap: all objects that are not yet collected.
+func (p *program) heap() (size, error) {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(text) {
+		var starting struct{ Msg, Metrics string }
+		if json.Unmarshal(line, &starting) != nil || starting.Msg != "starting" {
+			continue
+		}
+		response, err := http.Get("http://" + starting.Metrics + "/metrics")
+		if err != nil {
+			return 0, err
+		}
+		defer response.Body.Close()
+		for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+			if value, ok := strings.CutPrefix(lines.Text(), "go_memstats_heap_alloc_bytes "); ok {
+				bytes, err := strconv.ParseFloat(value, 64)
+				return size(bytes), err
+			}
+		}
+	}
+	return 0, errors.New("it does not tell of its heap: see " + p.log)
 }
 
 // fill makes Secrets of others in a namespace.

@@ -1,0 +1,146 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// A job is a part of a pass that may wait for the target: a service's turn, under the service's name, or the
+// publication of the trust bundle.
+type job struct {
+	name string
+	do   func() error
+}
+
+const (
+	// lateAfter is how long a job may take before it counts as one that hangs. A target that is there answers in
+	// milliseconds; one that is only slow loses nothing by it.
+	lateAfter = 250 * time.Millisecond
+	// betweenFor is how long a pass takes turns in between: those may hang as well, and sweeps and orders wait for its end.
+	betweenFor = 30 * time.Second
+)
+
+// work does jobs, a few at once, and returns when all are done, with what they return.
+//
+// One that hangs takes nobody's place and keeps nobody waiting: it does not count among the few, and while there is one,
+// services whose places change have their turn in between. So a part of the target that is silent costs the others
+// nothing, however long it is waited for. Until a job ends its service is left alone by the goroutine of Run, which
+// calls this.
+func (e *Engine) work(ctx context.Context, jobs []job) error {
+	s := &shift{e: e, begun: time.Now(), jobs: jobs, queued: make(map[string]bool), hung: make(map[string]bool), ended: make(chan ended)}
+	for _, j := range jobs {
+		s.queued[j.name] = true
+	}
+	for {
+		s.begin()
+		if len(e.atWork) == 0 {
+			_ = s.group.Wait() // all have ended, with no error
+			return errors.Join(append(s.failed, e.recordDelivered())...)
+		}
+		select {
+		case j := <-s.ended:
+			s.end(j)
+		case name := <-s.changed():
+			s.between(ctx, name)
+		case <-s.late():
+		}
+	}
+}
+
+// A shift is one call of work. It is its caller's alone.
+type shift struct {
+	e      *Engine
+	begun  time.Time
+	jobs   []job
+	queued map[string]bool // names of the jobs
+	hung   map[string]bool // names of those that did
+	group  errgroup.Group
+	ended  chan ended
+	failed []error
+}
+
+// ended is the end of a job.
+type ended struct {
+	name string
+	err  error
+}
+
+// begin begins as many jobs as may be under way.
+func (s *shift) begin() {
+	for len(s.jobs) > 0 && len(s.e.atWork)-s.e.hanging() < parallel {
+		j := s.jobs[0]
+		s.jobs = s.jobs[1:]
+		delete(s.queued, j.name)
+		s.e.atWork[j.name] = time.Now()
+		s.group.Go(func() error { // ends with its job, which work waits for
+			s.ended <- ended{j.name, j.do()}
+			return nil
+		})
+	}
+}
+
+// end takes what a job has come to. Where all that is left hangs, that is recorded and told of now.
+func (s *shift) end(j ended) {
+	s.hung[j.name] = time.Since(s.e.atWork[j.name]) >= lateAfter
+	delete(s.e.atWork, j.name)
+	s.failed = append(s.failed, j.err)
+	if left := len(s.e.atWork); left > 0 && left == s.e.hanging() && len(s.jobs) == 0 {
+		s.failed = append(s.failed, s.e.recordDelivered())
+		s.e.publish(s.e.now())
+	}
+}
+
+// changed is what the target's watch tells, while a job hangs.
+func (s *shift) changed() <-chan string {
+	if s.e.hanging() == 0 || time.Since(s.begun) > betweenFor {
+		return nil
+	}
+	return s.e.changed
+}
+
+// late comes when one more job may hang.
+func (s *shift) late() <-chan time.Time {
+	if s.e.hanging() == len(s.e.atWork) {
+		return nil
+	}
+	return time.After(lateAfter)
+}
+
+// between gives a service its turn before all that wait. What the pass has found out for its own turns may be older than
+// what has changed. What is no service, at work, or has just hung is for the next pass.
+func (s *shift) between(ctx context.Context, name string) {
+	e := s.e
+	service, kept := e.services[name]
+	if !kept || e.busy(name) || s.queued[name] || s.hung[name] {
+		e.changedAgain(name)
+		return
+	}
+	now := e.now()
+	w := e.world(now)
+	s.queued[name] = true
+	s.jobs = append([]job{{name, func() error {
+		if ctx.Err() == nil {
+			e.serve(ctx, service, w, now)
+		}
+		return nil
+	}}}, s.jobs...)
+}
+
+// hanging counts the jobs that hang.
+func (e *Engine) hanging() (n int) {
+	for _, began := range e.atWork {
+		if time.Since(began) >= lateAfter {
+			n++
+		}
+	}
+	return n
+}
+
+// busy says whether the service's turn is under way: whatever is its own is its goroutine's then.
+func (e *Engine) busy(name string) bool {
+	_, busy := e.atWork[name]
+	return busy
+}
