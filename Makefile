@@ -4,8 +4,9 @@
 
 EXAMPLE := examples/local
 GO      ?= go
+STEP_CA := github.com/smallstep/certificates/cmd/step-ca@v0.30.2
 
-.PHONY: help build run run-clean test race kill kill-cluster faults-cluster bench bench-cluster fuzz fuzz-api generate cluster-up cluster-down
+.PHONY: help build run run-clean test race kill kill-api kill-cluster faults-cluster bench bench-api step-ca bench-cluster fuzz fuzz-api generate cluster-up cluster-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -30,6 +31,9 @@ race: ## run all tests with the race detector; needs a C compiler
 kill: ## kill the program 1000 times at random points, and check every invariant after each
 	@MESHCA_KILL_ROUNDS=1000 $(GO) test -count=1 -timeout 60m -v -run TestKill ./test/e2e
 
+kill-api: ## kill it 50 times while 64 clients ask for certificates, and ask for each that was seen
+	@MESHCA_API_KILL_ROUNDS=50 $(GO) test -count=1 -timeout 60m -v -run TestKillAPI ./test/e2e
+
 kill-cluster: ## kill it some 500 times at its calls to a real API server, and check every Secret after each
 	@MESHCA_KILL_ROUNDS=400 $(GO) test -count=1 -timeout 60m -v -run TestFaults/Kill ./test/e2e
 
@@ -38,6 +42,12 @@ faults-cluster: ## cut it off from a real API server for 10 minutes; stop it 20 
 
 bench: ## measure against the floors, interleaved, and print docs/performance.md's table
 	@$(GO) run ./test/bench
+
+bench-api: ## measure certificates over REST beside the floor, and beside step-ca where `make step-ca` built it
+	@STEP_CA_BIN=$${STEP_CA_BIN:-$$(ls bin/step-ca 2>/dev/null)} $(GO) run ./test/bench/api
+
+step-ca: ## build bin/step-ca, to measure beside it; some ten minutes
+	@GOBIN=$(CURDIR)/bin CGO_ENABLED=0 $(GO) install $(STEP_CA)
 
 bench-cluster: ## measure Secrets against bare client-go loops, and memory beside 20,000 foreign Secrets
 	@$(GO) run ./test/bench/kube

@@ -17,6 +17,7 @@ import (
 	"github.com/meshca/meshca/issuer"
 	"github.com/meshca/meshca/profile"
 	"github.com/meshca/meshca/rotation"
+	"github.com/meshca/meshca/store"
 )
 
 // An asked is a request for a certificate that was read and may be answered.
@@ -175,6 +176,10 @@ func (v *V1) once(ctx context.Context, key *string, o *asked, prepare func() err
 	if caller.Certificate != nil {
 		request.Bearer = issuer.SerialString(caller.Certificate)
 	}
+	if o.csr != "" { // a key is made in a time that nobody should be held up for
+		request.Expected = v.Issuer.Expect()
+		defer request.Expected.Done()
+	}
 	if key != nil {
 		if request.Once, err = onceOf(ctx, *key); err != nil {
 			return nil, err
@@ -253,6 +258,9 @@ func issueProblem(err error) error {
 
 // busy is a problem that may be gone when the request is sent again.
 func busy(detail string, cause error) *problem {
+	if errors.Is(cause, store.ErrFull) {
+		detail = "the store's disk is full, so this could not be recorded: make room, then send it again; what is recorded can be read"
+	}
 	p := unavailable.because(detail).caused(cause)
 	p.after = time.Second + rand.N(2*time.Second)
 	return p
@@ -260,9 +268,9 @@ func busy(detail string, cause error) *problem {
 
 // answer is a leaf as its caller gets it.
 func (v *V1) answer(leaf *issuer.Leaf, o *asked, replayed bool) (*handed, error) {
-	record := leaf.Record()
-	i := &handed{replayed: replayed, body: contract.IssuedCertificate{Service: record.Service, Certificate: certificatePEM(record.Cert),
-		Chain: string(leaf.Chain()), Ca: string(v.Issuer.Authority().BundleFor(record.Service).PEM()), Serial: record.Serial,
+	record, chain := leaf.Record(), string(leaf.Chain())
+	i := &handed{replayed: replayed, body: contract.IssuedCertificate{Service: record.Service, Certificate: firstBlock(chain),
+		Chain: chain, Ca: string(v.Issuer.Authority().BundleFor(record.Service).PEM()), Serial: record.Serial,
 		NotBefore: record.NotBefore, NotAfter: record.NotAfter, RenewAfter: rotation.Due(record, v.RenewAt).UTC().Truncate(time.Second),
 		Ignored: append([]string{}, o.ignored...)}}
 	if o.made != nil {
@@ -275,6 +283,13 @@ func (v *V1) answer(leaf *issuer.Leaf, o *asked, replayed bool) (*handed, error)
 	}
 	return i, nil
 }
+
+// firstBlock is the PEM of the first certificate of a chain, which is the leaf.
+func firstBlock(chain string) string {
+	return chain[:strings.Index(chain, pemEnd)+len(pemEnd)]
+}
+
+const pemEnd = "-----END CERTIFICATE-----\n"
 
 // RenewCertificate signs a certificate for the service of one that there is.
 func (v *V1) RenewCertificate(ctx context.Context, r contract.RenewCertificateRequestObject) (contract.RenewCertificateResponseObject, error) {

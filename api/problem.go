@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshca/meshca/api/internal/contract"
+	"github.com/meshca/meshca/store"
 )
 
 // A kind is a type of problem (RFC 9457): its name is stable, and docs/api.md lists them all.
@@ -119,7 +120,11 @@ func (p *problem) write(w http.ResponseWriter, r *http.Request) {
 // refuse answers with what went wrong: as a problem where it is one, else without a word of it, which is the log's.
 func (v *V1) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	p, ok := errors.AsType[*problem](err)
-	if !ok {
+	switch {
+	case ok:
+	case errors.Is(err, store.ErrFull):
+		p = busy("", err)
+	default:
 		p = internal.because("it is logged under this request's id").caused(err)
 	}
 	request := requestOf(r)

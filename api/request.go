@@ -150,7 +150,6 @@ func (f form) checkJSON(body []byte) error {
 	if !utf8.Valid(body) {
 		return badRequest.because("the body is no UTF-8")
 	}
-	known := orNone(slices.Sorted(maps.Keys(f.fields)))
 	d := json.NewDecoder(bytes.NewReader(body))
 	if open, err := d.Token(); err != nil || open != json.Delim('{') {
 		return badRequest.because("the body is no JSON object")
@@ -165,7 +164,7 @@ func (f form) checkJSON(body []byte) error {
 		text, ok := f.fields[name]
 		switch {
 		case !ok:
-			return badRequest.because("the body has a field that this operation does not know; it knows " + known)
+			return badRequest.because("the body has a field that this operation does not know; it knows " + orNone(slices.Sorted(maps.Keys(f.fields))))
 		case seen[name]:
 			return badRequest.because("the field is given more than once", "/"+name)
 		}

@@ -62,6 +62,7 @@ type IssuingCA struct {
 	Generation  int // of the root above
 	Certificate *x509.Certificate
 	key         crypto.Signer
+	pem         []byte
 }
 
 // The records, JSON under these keys. Several roots and several issuing CAs can live at once; state names
@@ -254,7 +255,7 @@ func openIssuing(s *Seal, identity string, record caRecord, root *x509.Certifica
 	if pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(cert.PublicKey) {
 		return nil, errors.New("its key does not match its certificate")
 	}
-	return &IssuingCA{ID: record.ID, Generation: record.Generation, Certificate: cert, key: key}, nil
+	return &IssuingCA{ID: record.ID, Generation: record.Generation, Certificate: cert, key: key, pem: certificatePEM(cert)}, nil
 }
 
 // Identity is the store's identity: 32 hexadecimal digits, drawn when the CA was founded.
@@ -356,5 +357,5 @@ func (i *IssuingCA) TestKey() error {
 	return err
 }
 
-// PEM is the issuing CA's certificate, as it follows a leaf's in tls.crt.
-func (i *IssuingCA) PEM() []byte { return certificatePEM(i.Certificate) }
+// PEM is the issuing CA's certificate, as it follows a leaf's in tls.crt. It must not be changed.
+func (i *IssuingCA) PEM() []byte { return i.pem }

@@ -51,6 +51,9 @@ type Request struct {
 	Caller    string // who asks, and gets it; "" where it is for the service's place
 	Once      *Once  // nil where each request is one of its own
 	Bearer    string // serial of the certificate of this CA by which the caller is known; "" where it presents none
+
+	// Expected is what Expect returned when the request was admitted, nil where that was not said before.
+	Expected *store.Expected
 }
 
 // A Leaf is a recorded certificate.
@@ -125,13 +128,22 @@ func (i *Issuer) Policy(service string) (Policy, bool) {
 	return p, ok
 }
 
+// Expect says that a request was admitted and will soon be issued for, so that its record and those of others are
+// committed together. The caller puts it into the Request, and calls its Done by defer: the request may still fail.
+func (i *Issuer) Expect() *store.Expected { return i.store.Expect() }
+
 // Issue signs, checks and records a certificate. When it returns a Leaf, the record is durable; when it
 // returns an error, nothing was released, though a record of it may exist if the store's answer was lost.
 func (i *Issuer) Issue(req Request, now time.Time) (*Leaf, error) {
+	if req.Expected == nil {
+		req.Expected = i.Expect()
+		defer req.Expected.Done()
+	}
 	cert, record, err := i.sign(req, now)
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: %w", req.Service, err)
 	}
+	req.Expected.Done()
 	leaf, err := i.commit(req, cert, record, now)
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: record: %w", req.Service, err)
@@ -268,8 +280,8 @@ func (i *Issuer) leaf(record Record, cert *x509.Certificate) (*Leaf, error) {
 	if !ok {
 		return nil, fmt.Errorf("record %d was issued by issuing CA %d, which the store does not hold", record.Seq, record.Issuing)
 	}
-	chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
-	return &Leaf{record: record, cert: cert, chain: append(chain, issuing.PEM()...)}, nil
+	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
+	return &Leaf{record: record, cert: cert, chain: slices.Concat(leaf, issuing.PEM())}, nil
 }
 
 func (i *Issuer) load(record *Record) (*Leaf, error) {

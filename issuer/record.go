@@ -2,6 +2,8 @@ package issuer
 
 import (
 	"crypto/x509"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,7 +64,7 @@ func (r *Record) isAt(place string) bool { return r.Place == "" || place == "" |
 
 func recordKey(seq uint64) string { return recordPrefix + number(seq) }
 
-func number(n uint64) string { return fmt.Sprintf("%016x", n) }
+func number(n uint64) string { return hex.EncodeToString(binary.BigEndian.AppendUint64(nil, n)) }
 
 func expiryNumber(t time.Time) string { return number(uint64(max(t.Unix(), 0))) }
 

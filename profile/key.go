@@ -10,8 +10,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
 	"fmt"
 	"slices"
 	"strings"
@@ -93,24 +91,34 @@ func TypeOf(pub crypto.PublicKey) (KeyType, error) {
 		}
 		return "", fmt.Errorf("an RSA key of %d bits is not 2048, 3072 or 4096", pub.N.BitLen())
 	}
-	return "", fmt.Errorf("a key of type %T is not ECDSA, Ed25519 or RSA", pub)
+	return "", unknownKey(pub)
 }
 
 // SubjectKeyID computes a subject key identifier: the leftmost 160 bits of the SHA-256 of the subject
 // public key's bits (RFC 7093, section 2, method 1). A CA computes it once and stores it with its
 // certificate, since toolchains have changed their default and a changed identifier breaks chains.
 func SubjectKeyID(pub crypto.PublicKey) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(pub)
+	bits, err := keyBits(pub)
 	if err != nil {
 		return nil, err
 	}
-	var spki struct {
-		Algorithm pkix.AlgorithmIdentifier
-		PublicKey asn1.BitString
-	}
-	if _, err := asn1.Unmarshal(der, &spki); err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(spki.PublicKey.Bytes)
+	sum := sha256.Sum256(bits)
 	return bytes.Clone(sum[:20]), nil
+}
+
+// keyBits is the content of the BIT STRING in which a certificate carries the key.
+func keyBits(pub crypto.PublicKey) ([]byte, error) {
+	switch pub := pub.(type) {
+	case *ecdsa.PublicKey:
+		return pub.Bytes() // the uncompressed point: RFC 5480, section 2.2
+	case ed25519.PublicKey:
+		return pub, nil // RFC 8410, section 4
+	case *rsa.PublicKey:
+		return x509.MarshalPKCS1PublicKey(pub), nil // RFC 3279, section 2.3.1
+	}
+	return nil, unknownKey(pub)
+}
+
+func unknownKey(pub crypto.PublicKey) error {
+	return fmt.Errorf("a key of type %T is not ECDSA, Ed25519 or RSA", pub)
 }

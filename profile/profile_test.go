@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"math/big"
 	"net"
 	"net/netip"
@@ -258,6 +260,31 @@ func TestSerialsAreRandom(t *testing.T) {
 			t.Fatalf("serial %v (%d bits): %v", n, n.BitLen(), err)
 		}
 		seen[n.String()] = true
+	}
+}
+
+// TestSubjectKeyID: the identifier is of the bits that the certificate will carry, for each kind of key.
+func TestSubjectKeyID(t *testing.T) {
+	for _, k := range profile.LeafKeyTypes() {
+		pub := newKey(t, k).Public()
+		der, err := x509.MarshalPKIXPublicKey(pub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var spki struct {
+			Algorithm pkix.AlgorithmIdentifier
+			Key       asn1.BitString
+		}
+		if _, err := asn1.Unmarshal(der, &spki); err != nil {
+			t.Fatal(err)
+		}
+		want := sha256.Sum256(spki.Key.Bytes)
+		if got, err := profile.SubjectKeyID(pub); err != nil || !bytes.Equal(got, want[:20]) {
+			t.Errorf("%s: %x (%v), want %x", k, got, err, want[:20])
+		}
+	}
+	if _, err := profile.SubjectKeyID("a key"); err == nil {
+		t.Error("a string has an identifier")
 	}
 }
 

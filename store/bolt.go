@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -23,6 +24,10 @@ const Schema = 1
 
 // ErrLocked is what OpenBolt wraps when another process holds the store.
 var ErrLocked = errors.New("another process holds it")
+
+// ErrFull is what Update wraps where the disk has no room, or the owner's share of it is used up. Nothing was written,
+// all can be read, and the next Update may succeed.
+var ErrFull = errors.New("the store's disk is full")
 
 // A SchemaError says that a store was written by another version of the program.
 type SchemaError struct {
@@ -239,6 +244,9 @@ func (b *Bolt) commit(group []*update) (failed *update, err error) {
 	if err == nil && size > b.filled.Load() {
 		// The update is durable; a disk that has no room for zeros shows in the next one.
 		_ = b.guard(b.fill)
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = fmt.Errorf("%w: %w", ErrFull, err)
 	}
 	return failed, err
 }

@@ -3,21 +3,29 @@ package store
 import (
 	"errors"
 	"sync"
+	"time"
 )
 
 // errPanicked stands for a caller's panic until it goes on where it belongs.
 var errPanicked = errors.New("the caller's code has panicked")
 
-// maxGroup is how many updates are committed together.
-const maxGroup = 64
+const (
+	// maxGroup is how many updates are committed together.
+	maxGroup = 64
+	// maxWait is how long a commit waits for updates that are expected. Two syncs take longer on most disks.
+	maxWait = time.Millisecond
+)
 
 // A queue holds the updates that wait for the commit under way to end. Whoever arrives when none is under way
-// commits at once, alone; whoever arrives during one joins the next, which the first of them makes for all. So a
-// lone writer waits for nobody, and many writers share the syncs of a commit.
+// leads the next one, and so does the first of those who arrived during one: it commits for all. Before, it waits
+// a moment for those who are known to be on their way. So a lone writer waits for nobody, and many writers share
+// the syncs of a commit.
 type queue struct {
 	mu      sync.Mutex
-	busy    bool // somebody commits
-	waiting []*update
+	busy    bool          // somebody leads: it waits or commits
+	waiting []*update     // in the order in which they came; not empty only while busy
+	coming  int           // how many are expected
+	enough  chan struct{} // closed as soon as nobody need be waited for any longer; nil where nobody waits
 }
 
 // An update is one call of Update.
@@ -25,17 +33,15 @@ type update struct {
 	fn       func(Writer) error
 	err      error
 	panicked any // of the caller's own code: it goes on in the caller's goroutine
-	// told is what it waits for: true, it is done; false, it is to commit the next group.
+	// told is what it waits for: true, it is done; false, it is to lead the next commit.
 	told chan bool
 }
 
 // Update implements [Store].
 func (b *Bolt) Update(fn func(Writer) error) error {
 	u := &update{fn: fn, told: make(chan bool, 1)}
-	if group := b.queue.enter(u); group != nil {
-		b.lead(group)
-	} else if done := <-u.told; !done {
-		b.lead(b.queue.next(u))
+	if leads := b.queue.enter(u); leads || !<-u.told {
+		b.lead(b.queue.gather())
 	}
 	if u.panicked != nil {
 		panic(u.panicked)
@@ -43,29 +49,70 @@ func (b *Bolt) Update(fn func(Writer) error) error {
 	return u.err
 }
 
-// enter returns the group that u is to commit, or nil where it must wait.
-func (q *queue) enter(u *update) []*update {
+// Expect implements [Store].
+func (b *Bolt) Expect() *Expected {
+	q := &b.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.busy {
-		q.waiting = append(q.waiting, u)
-		return nil
-	}
-	q.busy = true
-	return []*update{u}
+	q.coming++
+	return &Expected{done: sync.OnceFunc(q.arrived)}
 }
 
-// next takes the group that u, its first, is to commit.
-func (q *queue) next(u *update) []*update {
+// arrived counts down by one who was expected.
+func (q *queue) arrived() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.coming--
+	q.wake()
+}
+
+// wake ends the wait of who leads where there is nobody to wait for. Who calls it holds the lock.
+func (q *queue) wake() {
+	if q.enough != nil && (q.coming == 0 || len(q.waiting) >= maxGroup) {
+		close(q.enough)
+		q.enough = nil
+	}
+}
+
+// enter puts u into the next group, and says whether it leads it.
+func (q *queue) enter(u *update) (leads bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = append(q.waiting, u)
+	leads, q.busy = !q.busy, true
+	q.wake()
+	return leads
+}
+
+// gather waits a moment for those who are expected, and takes the group that its first is to commit.
+func (q *queue) gather() []*update {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.coming > 0 && len(q.waiting) < maxGroup {
+		q.await()
+	}
 	n := min(len(q.waiting), maxGroup)
 	group := append([]*update(nil), q.waiting[:n]...)
 	q.waiting = append(q.waiting[:0], q.waiting[n:]...)
 	return group
 }
 
-// leave ends a commit: the first who waits makes the next one.
+// await gives the lock up until nobody need be waited for any longer, at most for maxWait.
+func (q *queue) await() {
+	enough := make(chan struct{})
+	q.enough = enough
+	q.mu.Unlock()
+	wait := time.NewTimer(maxWait)
+	select {
+	case <-enough:
+	case <-wait.C:
+	}
+	wait.Stop()
+	q.mu.Lock()
+	q.enough = nil
+}
+
+// leave ends a commit: the first who waits leads the next one.
 func (q *queue) leave() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -14,15 +15,7 @@ import (
 // what last says.
 func holdUp(t *testing.T, group *sync.WaitGroup, n int, last func(b *Bolt)) *Bolt {
 	t.Helper()
-	b, err := OpenBolt(filepath.Join(t.TempDir(), "a.db"), time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	b := openBolt(t)
 	begun := make(chan bool)
 	group.Go(func() {
 		if err := b.Update(func(Writer) error {
@@ -34,6 +27,20 @@ func holdUp(t *testing.T, group *sync.WaitGroup, n int, last func(b *Bolt)) *Bol
 		}
 	})
 	<-begun
+	return b
+}
+
+func openBolt(t *testing.T) *Bolt {
+	t.Helper()
+	b, err := OpenBolt(filepath.Join(t.TempDir(), "a.db"), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return b
 }
 
@@ -113,6 +120,98 @@ func TestGroupFails(t *testing.T) {
 	b.damaged.Store(nil)
 	if err := b.Update(func(w Writer) error { w.Put("after", nil); return nil }); err != nil || has(t, b, "0") {
 		t.Errorf("after it: %v, or something of it was written", err)
+	}
+}
+
+// TestGroupWaits: a commit waits for who is expected, as long as one is and for a millisecond at most.
+func TestGroupWaits(t *testing.T) {
+	for name, tt := range map[string]struct {
+		others  []other
+		waits   time.Duration
+		commits int
+	}{
+		"nobody is expected":          {nil, 0, 1},
+		"one comes":                   {[]other{{expected: true, comes: us(300), gone: never}}, us(300), 1},
+		"one gives up":                {[]other{{expected: true, comes: never, gone: us(300)}}, us(300), 1},
+		"one never comes":             {[]other{{expected: true, comes: never, gone: us(5000)}}, us(1000), 1},
+		"one is late":                 {[]other{{expected: true, comes: us(1500), gone: never}}, us(1000), 2},
+		"the last is waited for":      {[]other{{expected: true, comes: us(300), gone: never}, {expected: true, comes: us(800), gone: never}}, us(800), 1},
+		"whoever comes ends no wait":  {[]other{{expected: true, comes: us(700), gone: never}, {comes: us(200), gone: never}}, us(700), 1},
+		"whoever comes begins none":   {[]other{{comes: us(200), gone: never}}, 0, 2},
+		"one says twice that it came": {[]other{{expected: true, comes: us(300), gone: us(200)}, {expected: true, comes: us(600), gone: never}}, us(600), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testGroupWaits(t, tt.others, tt.waits, tt.commits) })
+		})
+	}
+}
+
+// An other is an update beside the one that leads, by the time since that began.
+type other struct {
+	expected    bool
+	comes, gone time.Duration // gone: Done without an update
+}
+
+const never = time.Duration(-1)
+
+func us(n int) time.Duration { return time.Duration(n) * time.Microsecond }
+
+func testGroupWaits(t *testing.T, others []other, waits time.Duration, commits int) {
+	b := openBolt(t)
+	before, began := txid(t, b), time.Now()
+	var group sync.WaitGroup
+	for i, o := range others {
+		var expected *Expected
+		if o.expected {
+			expected = b.Expect()
+		}
+		group.Go(func() {
+			if o.gone != never {
+				time.Sleep(o.gone)
+				expected.Done()
+			}
+			if o.comes != never {
+				time.Sleep(o.comes - time.Since(began))
+				expected.Done()
+				mustPut(t, b, fmt.Sprint("other", i))
+			}
+		})
+	}
+	mustPut(t, b, "first")
+	if waited := time.Since(began); waited != waits {
+		t.Errorf("waited for %s, want %s", waited, waits)
+	}
+	group.Wait()
+	if n := txid(t, b) - before; n != commits {
+		t.Errorf("%d commits, want %d", n, commits)
+	}
+	began = time.Now()
+	if mustPut(t, b, "last"); time.Since(began) != 0 {
+		t.Errorf("a lone one waits for %s afterwards", time.Since(began))
+	}
+}
+
+// TestGroupIsFull: a group that can take no more waits for nobody.
+func TestGroupIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var group sync.WaitGroup
+		b := holdUp(t, &group, maxGroup, func(*Bolt) {})
+		b.Expect() // and never comes
+		began, before := time.Now(), txid(t, b)
+		for i := range maxGroup {
+			group.Go(func() { mustPut(t, b, fmt.Sprint(i)) })
+		}
+		group.Wait()
+		if waited := time.Since(began); waited != 0 || txid(t, b) != before+2 {
+			t.Errorf("%d commits waited for %s, want 2 that wait for nobody", txid(t, b)-before, waited)
+		}
+	})
+}
+
+func mustPut(t *testing.T, b *Bolt, key string) {
+	t.Helper()
+	if err := b.Update(func(w Writer) error { w.Put(key, nil); return nil }); err != nil {
+		t.Error(err)
 	}
 }
 

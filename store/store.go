@@ -50,11 +50,26 @@ type Store interface {
 	// error nothing is written and Update returns it. A backend may run fn again, or commit it in one
 	// group with others, so fn has no effect but on its Writer, and sets what it captures anew each time.
 	Update(fn func(Writer) error) error
+	// Expect says that an Update will come soon. A backend that commits several in one group may hold a commit
+	// back for it, for a millisecond at most.
+	Expect() *Expected
 	// Snapshot writes a consistent copy of the whole store, in the backend's own format, while others
 	// go on reading and writing. It returns the number of bytes written.
 	Snapshot(w io.Writer) (int64, error)
 	// Close waits for open transactions and releases the store. It is called once.
 	Close() error
+}
+
+// An Expected is an Update that is on its way. Whoever announced it calls Done, by defer, so that no commit waits for
+// one that will never come.
+type Expected struct{ done func() } // it counts once, however often it is called
+
+// Done says that the Update begins now, or that there will be none. Only the first call counts, and a nil Expected has
+// nothing to say.
+func (e *Expected) Done() {
+	if e != nil {
+		e.done()
+	}
 }
 
 // A Range is the keys from From (inclusive) to To (exclusive; empty means no end), in byte order, or

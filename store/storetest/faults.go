@@ -72,6 +72,9 @@ func (f *Faulty) Update(fn func(store.Writer) error) error {
 	return errors.Join(ErrInjected, f.inner.Update(fn))
 }
 
+// Expect implements [store.Store].
+func (f *Faulty) Expect() *store.Expected { return f.inner.Expect() }
+
 // View implements [store.Store].
 func (f *Faulty) View(fn func(store.Reader) error) error { return f.inner.View(fn) }
 

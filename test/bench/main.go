@@ -2,7 +2,7 @@
 // signatures with nothing around them, in the same run, on the same disk. Passes are interleaved and
 // medians are printed, as the tables of docs/performance.md.
 //
-//	go run ./test/bench [-passes 7] [-idle 60s]
+//	go run ./test/bench [-passes 7] [-idle 60s] [-records 1000000]
 package main
 
 import (
@@ -13,22 +13,24 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strconv"
 	"time"
+
+	"github.com/meshca/meshca/test/bench/measure"
 )
 
 func main() {
 	passes := flag.Int("passes", 7, "interleaved passes of each measurement")
 	idle := flag.Duration("idle", time.Minute, "how long the idle process is watched")
+	records := flag.Int("records", 1_000_000, "how many certificates are in the store that is opened")
 	flag.Parse()
-	if err := run(*passes, *idle); err != nil {
+	if err := run(*passes, *records, *idle); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(passes int, idle time.Duration) error {
+func run(passes, records int, idle time.Duration) error {
 	dir, err := os.MkdirTemp("", "meshca-bench-")
 	if err != nil {
 		return err
@@ -46,18 +48,16 @@ func run(passes int, idle time.Duration) error {
 	if err := build.Run(); err != nil {
 		return err
 	}
+	if err := million(dir, binary, records, passes); err != nil {
+		return err
+	}
 	return process(dir, binary, passes, idle)
 }
 
 // row prints one line of the table.
 func row(work string, is []time.Duration, floor string, least []time.Duration) {
-	w, f := median(is), median(least)
+	w, f := measure.Median(is), measure.Median(least)
 	fmt.Printf("| %s | %s | %s | %s | %.0f %% |\n", work, short(w), floor, short(f), 100*float64(f)/float64(w))
-}
-
-func median(d []time.Duration) time.Duration {
-	sorted := slices.Sorted(slices.Values(d))
-	return sorted[len(sorted)/2]
 }
 
 func short(d time.Duration) string {
@@ -68,15 +68,16 @@ func short(d time.Duration) string {
 }
 
 // resultLine is a line of `go test -bench`.
-var resultLine = regexp.MustCompile(`(?m)^BenchmarkIssue/(\S+?)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
+var resultLine = regexp.MustCompile(`(?m)^BenchmarkIssue/(\S+?)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op(?:\s+([\d.]+) fdatasync/op)?`)
 
-// issuing runs package issuer's benchmark once a pass, so that the four kinds are interleaved.
+// issuing runs package issuer's benchmark once a pass, so that the kinds are interleaved.
 func issuing(dir string, passes int) error {
 	binary := filepath.Join(dir, "issuer.test")
 	if out, err := exec.Command("go", "test", "-c", "-o", binary, "./issuer").CombinedOutput(); err != nil {
 		return fmt.Errorf("build the benchmark: %w\n%s", err, out)
 	}
 	times := make(map[string][]time.Duration)
+	syncs := make(map[string][]float64)
 	for range passes {
 		out, err := exec.Command(binary, "-test.run", "xxx", "-test.bench", "Issue", "-test.benchtime", "0.5s").CombinedOutput()
 		if err != nil {
@@ -87,15 +88,19 @@ func issuing(dir string, passes int) error {
 			if err != nil {
 				return err
 			}
-			times[string(m[1])] = append(times[string(m[1])], time.Duration(ns))
-		}
-	}
-	for _, kind := range []string{"floor=sign", "without-store", "floor=sign+fdatasync", "with-store"} {
-		if len(times[kind]) != passes {
-			return fmt.Errorf("%d results of %s in %d passes", len(times[kind]), kind, passes)
+			shared, _ := strconv.ParseFloat(string(m[3]), 64) // empty where nothing is recorded
+			kind := string(m[1])
+			times[kind], syncs[kind] = append(times[kind], time.Duration(ns)), append(syncs[kind], shared)
 		}
 	}
 	row("issue one leaf, without store", times["without-store"], "bare crypto/x509 signature", times["floor=sign"])
-	row("issue one leaf, recorded", times["with-store"], "signature + fdatasync", times["floor=sign+fdatasync"])
+	for _, writers := range []string{"1", "8", "64"} {
+		work, floor := "with-store/writers="+writers, "floor=sign+fdatasync/writers="+writers
+		if len(times[work]) != passes || len(times[floor]) != passes {
+			return fmt.Errorf("%d and %d results of %s writers in %d passes", len(times[work]), len(times[floor]), writers, passes)
+		}
+		row(fmt.Sprintf("issue one leaf, recorded, %s at once, %.2f fdatasync each", writers, measure.Median(syncs[work])), times[work],
+			fmt.Sprintf("signature + shared fdatasync, %.2f each", measure.Median(syncs[floor])), times[floor])
+	}
 	return nil
 }

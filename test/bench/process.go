@@ -10,10 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
+
+	"github.com/meshca/meshca/test/bench/measure"
 )
 
 var services = []string{"envoy", "pgadmin", "bookapi", "bookapi-mcp-server", "timescaledb"}
@@ -36,7 +35,7 @@ func process(dir, binary string, passes int, idle time.Duration) error {
 		if err == nil && pass == passes-1 {
 			resident, cpu, err = atRest(p.Process.Pid, idle)
 		}
-		if err := errors.Join(err, p.Process.Signal(syscall.SIGTERM), p.Wait()); err != nil {
+		if err := errors.Join(err, stop(p)); err != nil {
 			return err
 		}
 		heals = append(heals, some...)
@@ -124,43 +123,17 @@ func await(holds func() bool) error {
 
 // atRest reads the resident memory, and the share of a core that the idle process uses over a while.
 func atRest(pid int, idle time.Duration) (resident int64, percent float64, err error) {
-	before, err := ticks(pid)
+	before, err := measure.CPU(pid)
 	if err != nil {
 		return 0, 0, err
 	}
 	time.Sleep(idle)
-	after, err := ticks(pid)
+	after, err := measure.CPU(pid)
 	if err != nil {
 		return 0, 0, err
 	}
-	const perSecond = 100 // USER_HZ, the same on every Linux that Go runs on
-	percent = 100 * float64(after-before) / perSecond / idle.Seconds()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
-			kib, err := strconv.ParseInt(f[1], 10, 64)
-			return kib << 10, percent, err
-		}
-	}
-	return 0, 0, errors.New("no VmRSS")
-}
-
-// ticks is the processor time that a process has used.
-func ticks(pid int) (int64, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	user, err := strconv.ParseInt(f[11], 10, 64)
-	if err != nil {
-		return 0, err
-	}
-	system, err := strconv.ParseInt(f[12], 10, 64)
-	return user + system, err
+	resident, err = measure.Resident(pid)
+	return resident, 100 * (after - before).Seconds() / idle.Seconds(), err
 }
 
 // floors does the bare work of a first start and of a heal: keys, synced files and folders.

@@ -51,6 +51,13 @@ func (r *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
+// CloseIdleConnections closes those of next.
+func (r *transport) CloseIdleConnections() {
+	if closer, ok := r.next.(interface{ CloseIdleConnections() }); ok {
+		closer.CloseIdleConnections()
+	}
+}
+
 // failing reads as what ended the body.
 type failing struct{ err error }
 

@@ -71,11 +71,28 @@ func (c *apiClient) as(token string, cert *tls.Certificate) *apiClient {
 	return &other
 }
 
-// do asks once. Headers come as name and value.
+// do asks once, over a connection of its own. Headers come as name and value.
 func (c *apiClient) do(method, path, body string, headers ...string) callAnswer {
 	c.t.Helper()
-	request, err := http.NewRequest(method, c.address+path, strings.NewReader(body))
+	client := c.client()
+	defer client.CloseIdleConnections()
+	answer, err := c.ask(client, method, path, body, headers...)
 	must(c.t, err)
+	return answer
+}
+
+// client keeps the caller's connections; whatever comes through it is judged by the contract.
+func (c *apiClient) client() *http.Client {
+	c.t.Helper()
+	return &http.Client{Transport: apiContract(c.t).Transport(c.t, c.transport()), Timeout: patience}
+}
+
+// ask asks over a client's connections, from any goroutine.
+func (c *apiClient) ask(client *http.Client, method, path, body string, headers ...string) (a callAnswer, err error) {
+	request, err := http.NewRequest(method, c.address+path, strings.NewReader(body))
+	if err != nil {
+		return a, err
+	}
 	if body != "" {
 		request.Header.Set("Content-Type", "application/json")
 	}
@@ -88,21 +105,19 @@ func (c *apiClient) do(method, path, body string, headers ...string) callAnswer 
 	for i := 0; i < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
-	transport := c.transport()
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: apiContract(c.t).Transport(c.t, transport), Timeout: patience}
 	response, err := client.Do(request)
-	must(c.t, err)
+	if err != nil {
+		return a, err
+	}
 	defer response.Body.Close()
 	if response.Header.Get("Content-Type") == "text/event-stream" { // it does not end: its head is the answer
-		return callAnswer{response.StatusCode, response.Header, nil}
+		return callAnswer{response.StatusCode, response.Header, nil}, nil
 	}
 	content, err := io.ReadAll(response.Body)
-	must(c.t, err)
 	if bytes.Contains(content, []byte(c.token)) && c.token != "" {
 		c.t.Errorf("%s %s answers with the token", method, path)
 	}
-	return callAnswer{response.StatusCode, response.Header, content}
+	return callAnswer{response.StatusCode, response.Header, content}, err
 }
 
 // transport is how it connects.

@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"time"
 
 	"github.com/meshca/meshca/ca"
@@ -23,6 +22,7 @@ import (
 	"github.com/meshca/meshca/profile"
 	"github.com/meshca/meshca/rotation"
 	"github.com/meshca/meshca/store"
+	"github.com/meshca/meshca/test/bench/measure"
 	"github.com/meshca/meshca/test/cluster"
 )
 
@@ -83,11 +83,9 @@ type bench struct {
 }
 
 func row(work string, is []time.Duration, floor string, least []time.Duration) {
-	w, f := median(is), median(least)
+	w, f := measure.Median(is), measure.Median(least)
 	fmt.Printf("| %s | %s | %s | %s | %.2f |\n", work, w.Round(100*time.Microsecond), floor, f.Round(100*time.Microsecond), float64(w)/float64(f))
 }
-
-func median(d []time.Duration) time.Duration { return slices.Sorted(slices.Values(d))[len(d)/2] }
 
 // writes measures the first full write of all services, a sweep that finds nothing to do, and a renewal, each
 // beside its floor; which of the two comes first alternates, since an API server is slower the more it holds.

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/meshca/meshca/test/bench/measure"
 )
 
 // A program is the real one, at work.
@@ -257,8 +259,8 @@ func (b *bench) footprint(ctx context.Context, binary, namespace, watch string, 
 		return f, err
 	}
 	err = atRest(func() error {
-		now, err := rss(p.Process.Pid)
-		f.resident = max(f.resident, now)
+		now, err := measure.Resident(p.Process.Pid)
+		f.resident = max(f.resident, size(now))
 		return err
 	})
 	if err = errors.Join(err, end(p)); err != nil {
@@ -312,20 +314,6 @@ func (p *program) heap() (size, error) {
 		}
 	}
 	return 0, errors.New("it does not tell of its heap: see " + p.log)
-}
-
-func rss(pid int) (size, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
-			kib, err := strconv.ParseInt(f[1], 10, 64)
-			return size(kib << 10), err
-		}
-	}
-	return 0, errors.New("no VmRSS")
 }
 
 // fill makes Secrets of others in a namespace.
