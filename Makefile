@@ -21,12 +21,13 @@ run-clean: ## remove the local example's data/, seal/ and mesh/; asks first
 	@sh $(EXAMPLE)/clean.sh
 
 test: ## run all tests; what this machine lacks is skipped, and named at the end
-	@skips=$$(mktemp) && MESHCA_TEST_SKIPS=$$skips $(GO) test -count=1 ./...; status=$$?; \
+	@skips=$$(mktemp) && MESHCA_TEST_SKIPS=$$skips $(GO) test -count=1 -timeout 30m ./...; status=$$?; \
 	if [ -s $$skips ]; then echo; echo "skipped for what this machine lacks:"; sort -u $$skips | sed 's/^/  /'; fi; \
 	rm -f $$skips; exit $$status
 
-race: ## run all tests with the race detector; needs a C compiler
-	@$(GO) test -race ./...
+race: ## run the packages' tests, and the program of some others, with the race detector; needs a C compiler
+	@$(GO) test -race $$($(GO) list ./... | grep -v /test/e2e)
+	@MESHCA_TEST_RACE=1 $(GO) test -count=1 -timeout 30m -run 'TestAPI|TestOperations|TestKillAPI|TestHeal|TestReload' ./test/e2e
 
 kill: ## kill the program 1000 times at random points, and check every invariant after each
 	@MESHCA_KILL_ROUNDS=1000 $(GO) test -count=1 -timeout 60m -v -run TestKill ./test/e2e

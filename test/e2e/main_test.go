@@ -42,7 +42,14 @@ func buildAndRun(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	program = filepath.Join(dir, "meshca")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", program, "./cmd/meshca")
+	args := []string{"build", "-buildvcs=false", "-o", program}
+	if os.Getenv("MESHCA_TEST_RACE") != "" { // a race ends the process, and with it the test
+		args = append(args, "-race")
+		if err := os.Setenv("GORACE", "halt_on_error=1"); err != nil {
+			return 0, err
+		}
+	}
+	build := exec.Command("go", append(args, "./cmd/meshca")...)
 	build.Dir = filepath.Join("..", "..")
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("build the program: %w\n%s", err, out)
