@@ -80,9 +80,9 @@ func (k *apiKiller) answered() (n int) {
 func (k *apiKiller) killWhileAsked(p *Process) {
 	k.t.Helper()
 	k.asked = make(map[string]apiCertificate)
-	client := k.admin.client()
-	transport := client.Transport.(*http.Transport)
+	transport := k.admin.transport()
 	transport.ForceAttemptHTTP2, transport.MaxIdleConnsPerHost = false, killClients // a connection for each
+	client := &http.Client{Transport: transport, Timeout: patience}
 	defer client.CloseIdleConnections()
 	var group sync.WaitGroup
 	for range killClients {
