@@ -62,7 +62,7 @@ func (e *Engine) Renew(ctx context.Context, name, by string) error {
 				return err
 			}
 			if s.serial() == before {
-				return &NotKeptError{State: StateFailing, Reason: "the pass has not come to it: the program is ending"}
+				return &NotKeptError{State: StateFailing, Reason: "it was not come to: the program is ending"}
 			}
 			return nil
 		},
@@ -80,6 +80,8 @@ func (e *Engine) inTheWay(s *service, now time.Time) error {
 			reason += "; of this service it is not: " + s.waits
 		}
 		return &NotKeptError{status.State, reason, "meshca adopt says who is waited for"}
+	case StateRefused, StateResting:
+		return &NotKeptError{status.State, "its place " + status.Error, status.Hint} // which says it as status does, without a subject
 	default:
 		return &NotKeptError{status.State, status.Error, status.Hint}
 	}

@@ -101,7 +101,7 @@ func TestRenewIsRefused(t *testing.T) {
 			},
 			func(w *world, _ *atomic.Bool) {
 				w.target.Change("pgadmin", func(o *rotation.Observation) { o.Foreign = rotation.Obstacle{} })
-			}, rotation.StateRefused, "is another's"},
+			}, rotation.StateRefused, "its place is another's"},
 		"resting": {
 			func(w *world, _ *atomic.Bool) {
 				w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "ticket 42" })
@@ -109,7 +109,7 @@ func TestRenewIsRefused(t *testing.T) {
 			func(w *world, _ *atomic.Bool) {
 				w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "" })
 			},
-			rotation.StateResting, "ticket 42"},
+			rotation.StateResting, "its place rests, since somebody has broken the glass: ticket 42"},
 		"away, and it is known": {
 			func(w *world, away *atomic.Bool) { away.Store(true); w.engine.Nudge("pgadmin") },
 			func(w *world, away *atomic.Bool) { away.Store(false); w.engine.Nudge("pgadmin") },
