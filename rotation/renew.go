@@ -71,7 +71,11 @@ func (e *Engine) Renew(ctx context.Context, name, by string) error {
 
 // inTheWay says why the service cannot be renewed now, nil where nothing is known to be in the way.
 func (e *Engine) inTheWay(s *service, now time.Time) error {
-	switch status := e.serviceStatus(s, now); status.State {
+	status := e.serviceStatus(s, now)
+	if status.State == StateAlarm && s.Takeover != nil {
+		status.State = StateTaking // an alarm is told before it, and stands in nobody's way
+	}
+	switch status.State {
 	case StateKept, StateAlarm:
 		return nil
 	case StateTaking:

@@ -221,5 +221,15 @@ func TestRenewWhileTakenOver(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		m.wantUnion(t)
+		for range 3 {
+			m.target.Suite().Tamper(t, "bookapi", rotation.CAFile, []byte("theirs"))
+			synctest.Wait()
+		}
+		if state := m.status(t, "bookapi").State; state != rotation.StateAlarm {
+			t.Fatalf("it is %s", state)
+		}
+		if err := m.renew(t, "bookapi"); !errors.As(err, &stands) || stands.State != rotation.StateTaking {
+			t.Errorf("where somebody writes again and again: %v", err)
+		}
 	})
 }
