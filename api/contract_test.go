@@ -33,6 +33,7 @@ type operation struct {
 			Format string `yaml:"format"`
 		} `yaml:"schema"`
 	} `yaml:"parameters"`
+	Responses   map[string]yaml.Node `yaml:"responses"`
 	RequestBody *struct {
 		Required bool `yaml:"required"`
 		Content  map[string]struct {
@@ -80,6 +81,21 @@ func TestPublicIsWhatTheContractSays(t *testing.T) {
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("public are %v, the contract says %v", got, want)
+	}
+}
+
+// TestAdmissionIsInTheContract: whatever is answered before an operation is reached is among its answers, and no more: that
+// it is not known who asks, that the cluster which knows is away, and that somebody asks too often.
+func TestAdmissionIsInTheContract(t *testing.T) {
+	_, all := operations(t)
+	for name, o := range all {
+		open, probe := slices.Contains(public, name), slices.Contains(probes, name)
+		_, nobody := o.Responses["401"]
+		_, often := o.Responses["429"]
+		_, away := o.Responses["503"]
+		if nobody == open || often == probe || !away && !open {
+			t.Errorf("%s: 401 %t, 429 %t, 503 %t", name, nobody, often, away)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"crypto/sha256"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -159,8 +160,10 @@ func (v *V1) admit(r *http.Request) (Caller, error) {
 		return Caller{}, err
 	}
 	caller, err := v.identify(r)
-	if err != nil {
+	if p, no := errors.AsType[*problem](err); no && p.kind == unauthenticated { // a cluster that does not answer says nothing of it
 		v.limits.wrong(sent)
+	}
+	if err != nil {
 		return Caller{}, err
 	}
 	return caller, v.limits.caller(&caller, from, sent, paid, now)

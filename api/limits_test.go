@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -22,10 +23,15 @@ import (
 func addrPort(text string) netip.AddrPort { return netip.MustParseAddrPort(text) }
 
 // A cluster knows the tokens that begin with "good ", and counts how often it is asked.
-type cluster struct{ asked int }
+type cluster struct {
+	asked int
+	away  error // instead of an answer
+}
 
 func (c *cluster) Review(_ context.Context, token string) (*User, error) {
-	c.asked++
+	if c.asked++; c.away != nil {
+		return nil, c.away
+	}
 	if name, ok := strings.CutPrefix(token, "good-"); ok {
 		return &User{Name: "system:serviceaccount:default:" + name}, nil
 	}
@@ -180,6 +186,17 @@ func TestNoLongerGood(t *testing.T) {
 	d.Admin = NewAdminToken("another")
 	d.want("then, unmetered and metered", 1+addressRate.burst, unknown, home, "the-admin")
 	d.want("at last", 1, refused, home, "the-admin")
+}
+
+// TestKnownWhileAway: a cluster that did not answer says nothing of a token: whoever was known is when it answers again.
+func TestKnownWhileAway(t *testing.T) {
+	d := newDoor(t)
+	d.want("a pod", 1, known, home, "good-pod")
+	d.want("guessed", addressRate.burst, unknown, home, "bad")
+	d.cluster.away = errors.New("dial tcp")
+	d.want("while it is away", 1, http.StatusServiceUnavailable, home, "good-pod")
+	d.cluster.away = nil
+	d.want("when it answers", 1, known, home, "good-pod")
 }
 
 // TestCallersAreMetered by their name, wherever they ask from; what they paid before they were known they get back.

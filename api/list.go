@@ -106,7 +106,7 @@ func (v *V1) visible(ctx context.Context, service *string) ([]string, error) {
 	case err != nil:
 		return nil, err
 	case service != nil && !operator:
-		return nil, forbidden.because("the catalogue has no such service, or does not list the caller under its clients", "service")
+		return nil, forbidden.because("the catalogue has no such service, or does not list the caller under its clients; "+howToList(caller), "service")
 	case service != nil:
 		return []string{*service}, nil
 	case operator:

@@ -55,7 +55,7 @@ func (v *V1) RenewService(ctx context.Context, r contract.RenewServiceRequestObj
 // orderProblem is what a caller is told where an order was not carried out.
 func (v *V1) orderProblem(err error) error {
 	if stands, ok := errors.AsType[*rotation.NotKeptError](err); ok {
-		detail := "the service is " + stands.State + ": its place " + stands.Reason
+		detail := "the service is " + stands.Error()
 		if stands.Hint != "" {
 			detail += "; " + stands.Hint
 		}

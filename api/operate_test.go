@@ -197,7 +197,7 @@ func TestOrderProblems(t *testing.T) {
 		kind  kind
 		after time.Duration
 	}{
-		{&rotation.NotKeptError{State: rotation.StateResting, Reason: "rests", Hint: "heal it"}, notKept, 0},
+		{&rotation.NotKeptError{State: rotation.StateResting, Reason: "its place rests", Hint: "heal it"}, notKept, 0},
 		{&rotation.TooSoonError{At: now.Add(7 * time.Minute)}, tooMany, 7 * time.Minute},
 		{rotation.ErrNothingToDo, conflict, 0},
 	} {

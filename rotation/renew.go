@@ -62,7 +62,7 @@ func (e *Engine) Renew(ctx context.Context, name, by string) error {
 				return err
 			}
 			if s.serial() == before {
-				return &NotKeptError{State: StateFailing, Reason: "the pass has not come to it: the program is ending"}
+				return &NotKeptError{State: StateFailing, Reason: "it was not come to: the program is ending"}
 			}
 			return nil
 		},
@@ -71,7 +71,11 @@ func (e *Engine) Renew(ctx context.Context, name, by string) error {
 
 // inTheWay says why the service cannot be renewed now, nil where nothing is known to be in the way.
 func (e *Engine) inTheWay(s *service, now time.Time) error {
-	switch status := e.serviceStatus(s, now); status.State {
+	status := e.serviceStatus(s, now)
+	if status.State == StateAlarm && s.Takeover != nil {
+		status.State = StateTaking // an alarm is told before it, and stands in nobody's way
+	}
+	switch status.State {
 	case StateKept, StateAlarm:
 		return nil
 	case StateTaking:
@@ -80,6 +84,8 @@ func (e *Engine) inTheWay(s *service, now time.Time) error {
 			reason += "; of this service it is not: " + s.waits
 		}
 		return &NotKeptError{status.State, reason, "meshca adopt says who is waited for"}
+	case StateRefused, StateResting:
+		return &NotKeptError{status.State, "its place " + status.Error, status.Hint} // which says it as status does, without a subject
 	default:
 		return &NotKeptError{status.State, status.Error, status.Hint}
 	}

@@ -101,7 +101,7 @@ func TestRenewIsRefused(t *testing.T) {
 			},
 			func(w *world, _ *atomic.Bool) {
 				w.target.Change("pgadmin", func(o *rotation.Observation) { o.Foreign = rotation.Obstacle{} })
-			}, rotation.StateRefused, "is another's"},
+			}, rotation.StateRefused, "its place is another's"},
 		"resting": {
 			func(w *world, _ *atomic.Bool) {
 				w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "ticket 42" })
@@ -109,7 +109,7 @@ func TestRenewIsRefused(t *testing.T) {
 			func(w *world, _ *atomic.Bool) {
 				w.target.Change("pgadmin", func(o *rotation.Observation) { o.Rests = "" })
 			},
-			rotation.StateResting, "ticket 42"},
+			rotation.StateResting, "its place rests, since somebody has broken the glass: ticket 42"},
 		"away, and it is known": {
 			func(w *world, away *atomic.Bool) { away.Store(true); w.engine.Nudge("pgadmin") },
 			func(w *world, away *atomic.Bool) { away.Store(false); w.engine.Nudge("pgadmin") },
@@ -221,5 +221,15 @@ func TestRenewWhileTakenOver(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		m.wantUnion(t)
+		for range 3 {
+			m.target.Suite().Tamper(t, "bookapi", rotation.CAFile, []byte("theirs"))
+			synctest.Wait()
+		}
+		if state := m.status(t, "bookapi").State; state != rotation.StateAlarm {
+			t.Fatalf("it is %s", state)
+		}
+		if err := m.renew(t, "bookapi"); !errors.As(err, &stands) || stands.State != rotation.StateTaking {
+			t.Errorf("where somebody writes again and again: %v", err)
+		}
 	})
 }

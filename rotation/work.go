@@ -118,6 +118,7 @@ func (s *shift) between(ctx context.Context, name string) {
 		e.changedAgain(name)
 		return
 	}
+	service.ahead = nil // likewise
 	now := e.now()
 	w := e.world(now)
 	s.queued[name] = true
