@@ -16,7 +16,7 @@ import (
 var (
 	callerRate    = rate{burst: 1000, every: 20 * time.Millisecond}
 	addressRate   = rate{burst: 500, every: 20 * time.Millisecond}
-	strangersRate = rate{burst: 2000, every: time.Millisecond}
+	strangersRate = rate{burst: 1000, every: 10 * time.Millisecond} // less than the tokens that are reviewed in a second: guesses leave some for who is known
 	everyoneRate  = rate{burst: 10_000, every: 100 * time.Microsecond}
 )
 
