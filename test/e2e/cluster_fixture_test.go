@@ -273,6 +273,7 @@ var rbacPaths = map[string]string{
 	"Namespace": "/api/v1/namespaces", "ServiceAccount": "/api/v1/namespaces/%s/serviceaccounts",
 	"Role":        "/apis/rbac.authorization.k8s.io/v1/namespaces/%s/roles",
 	"RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/%s/rolebindings",
+	"ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles", "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
 }
 
 // apply applies objects of those kinds. It does what kubectl does, for a hundredth of the time: tests begin together.
