@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -93,8 +94,13 @@ func (w *fuzzWorker) tls() *tls.Config {
 	return conf
 }
 
+// from is another address of this machine for each connection: one address may begin a few hundred in a second.
+func (w *fuzzWorker) from() *net.Dialer {
+	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+rand.IntN(250)))}}
+}
+
 func (w *fuzzWorker) dial() error {
-	conn, err := tls.Dial("tcp", w.f.host, w.tls())
+	conn, err := tls.DialWithDialer(w.from(), "tcp", w.f.host, w.tls())
 	if err != nil {
 		return err
 	}
@@ -135,7 +141,7 @@ func (w *fuzzWorker) exchange(message *contract.Message) (*contract.Exchange, er
 // overHTTP2 sends the same as HTTP/2, where a client can: the answer is nil where it cannot.
 func (w *fuzzWorker) overHTTP2(x *contract.Exchange) (*http.Response, []byte, error) {
 	if w.h2 == nil {
-		w.h2 = &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: w.tls(), ForceAttemptHTTP2: true},
+		w.h2 = &http.Client{Timeout: patience, Transport: &http.Transport{DialContext: w.from().DialContext, TLSClientConfig: w.tls(), ForceAttemptHTTP2: true},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	r := x.Request.Clone(w.f.t.Context())
