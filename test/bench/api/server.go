@@ -1,11 +1,8 @@
 package main
 
 import (
-	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,7 +69,7 @@ func (s *server) measure(d *disk, l load) (m measured, err error) {
 	if m.disk, err = d.sync(); err != nil {
 		return m, err
 	}
-	before, err := commitsOf(s.store)
+	before, err := measure.Commits(s.store)
 	if err != nil {
 		return m, err
 	}
@@ -88,14 +85,14 @@ func (s *server) measure(d *disk, l load) (m measured, err error) {
 	if err != nil {
 		return m, err
 	}
-	after, err := commitsOf(s.store)
+	after, err := measure.Commits(s.store)
 	if err != nil {
 		return m, err
 	}
 	m.resident, err = measure.Resident(s.cmd.Process.Pid)
 	m.perSecond, m.p50, m.p99 = got.PerSecond, got.P50, got.P99
 	m.cpu = (usedAfter - used) * 1000 / time.Duration(got.All)
-	m.syncs = syncsOfCommit * float64(after-before) / float64(got.All)
+	m.syncs = measure.SyncsOfCommit * float64(after-before) / float64(got.All)
 	return m, err
 }
 
@@ -116,37 +113,4 @@ func (l load) run() (got loaded, err error) {
 		return got, fmt.Errorf("load: %w", err)
 	}
 	return got, json.Unmarshal(out, &got)
-}
-
-// syncsOfCommit is how often bbolt calls fdatasync in a commit: for the pages, and for the page that makes them current.
-const syncsOfCommit = 2
-
-// commitsOf is how many commits a bbolt file has seen: its two meta pages hold the ids of the last two. It can be read
-// while another process writes.
-func commitsOf(path string) (uint64, error) {
-	if path == "" {
-		return 0, nil
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	const (
-		magic  = 0xED0CDAED
-		header = 16 // of a page; then magic, version, page size, flags, root (16 bytes), freelist, high water mark
-		id     = header + 4*4 + 16 + 8 + 8
-	)
-	var newest uint64
-	for page := range int64(2) {
-		meta := make([]byte, id+8)
-		if _, err := f.ReadAt(meta, page*int64(os.Getpagesize())); err != nil && !errors.Is(err, io.EOF) {
-			return 0, err
-		}
-		if binary.NativeEndian.Uint32(meta[header:]) != magic {
-			return 0, fmt.Errorf("%s: page %d is not one of bbolt's meta pages", path, page)
-		}
-		newest = max(newest, binary.NativeEndian.Uint64(meta[id:]))
-	}
-	return newest, nil
 }
