@@ -77,6 +77,39 @@ func (w *world) replaced(t *testing.T, learn func()) {
 	}
 }
 
+// TestRevokedIsMetered: whoever revokes one leaf after the other has no more made than by writing to the place.
+func TestRevokedIsMetered(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.sweep = time.Hour
+		stop := w.run(t)
+		defer stop()
+		revoke := func() (replaced bool) {
+			serial := w.revoke(t, "pgadmin")
+			w.engine.Nudge("pgadmin")
+			synctest.Wait()
+			return w.current(t, "pgadmin").Record().Serial != serial
+		}
+		const burst, refill = 20, 5 * time.Second
+		for n := range burst {
+			if !revoke() {
+				t.Fatalf("leaf %d that was revoked is not replaced: %+v", n, w.status(t, "pgadmin"))
+			}
+		}
+		if revoke() {
+			t.Fatalf("%d leaves were made in no time", burst+1)
+		}
+		if s := w.status(t, "pgadmin"); s.State == rotation.StateAlarm || !strings.Contains(s.Error, "revokes its certificates") {
+			t.Errorf("status %+v", s)
+		}
+		time.Sleep(refill)
+		synctest.Wait()
+		w.check(t)
+		if record := w.current(t, "pgadmin").Record(); record.Revoked != nil {
+			t.Errorf("after %s it still holds the revoked leaf %s", refill, record.Serial)
+		}
+	})
+}
+
 // TestRevokedIsNotPutBack: what was saved of a revoked leaf does not come back to stay.
 func TestRevokedIsNotPutBack(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

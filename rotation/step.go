@@ -142,7 +142,8 @@ func (s State) decide(w World, seen Seen, now time.Time) (State, Action) {
 	return s.keep(w, seen, now)
 }
 
-// keep decides for a service that the store knows, and that is ours to write.
+// keep decides for a service that the store knows, and that is ours to write. What others can bring about as often as
+// they like, by writing to the place or by revoking its leaf, is metered.
 func (s State) keep(w World, seen Seen, now time.Time) (State, Action) {
 	deviations := compare(s, w, seen)
 	reason := s.dueReason(w, seen, now)
@@ -150,7 +151,7 @@ func (s State) keep(w World, seen Seen, now time.Time) (State, Action) {
 	switch {
 	case len(deviations) == 0 && !again && reason == "":
 		return s, Action{Do: Keep}
-	case len(deviations) == 0 && !again, asFound && reason != "":
+	case len(deviations) == 0 && !again && reason != ReasonRevoked, asFound && reason != "":
 		return s, Action{Do: Issue, Reason: reason}
 	case s.Pending != nil && reason == "":
 		return s, Action{Do: Put, Reason: s.Pending.Reason, Key: s.Pending.Key}
@@ -158,12 +159,15 @@ func (s State) keep(w World, seen Seen, now time.Time) (State, Action) {
 	left, ok, at := s.Heals.take(heals, now)
 	if !ok {
 		s.Heals = left
-		return s, Action{Do: Wait, Until: at, Reason: "too many heals: somebody writes here again and again"}
+		return s, Action{Do: Wait, Until: at, Reason: "too many heals: somebody writes here, or revokes its certificates, again and again"}
 	}
 	if again {
 		return s, Action{Do: Adopt} // which is metered when it is done
 	}
 	s.Heals = left
+	if len(deviations) == 0 { // nobody wrote here
+		return s, Action{Do: Issue, Reason: reason}
+	}
 	key, ok := s.key(seen)
 	stays := ok || s.Leaf == nil || s.waitsBroken(seen)
 	switch {
