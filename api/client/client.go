@@ -59,6 +59,9 @@ type Config struct {
 	TokenFile string
 	// CertFile and KeyFile are a certificate of the CA, with its chain, and its key.
 	CertFile, KeyFile string
+
+	// Once has each call be sent once, whatever becomes of it: for who looks at the answer, also at "not now".
+	Once bool
 }
 
 // Check says what of the config does not go together. It reads no file.
@@ -117,7 +120,7 @@ func New(config Config) (*Client, error) {
 		}
 		c.host, base = u.Host, "https://"+u.Host
 	}
-	raw, err := NewClientWithResponses(base, WithHTTPClient(&retrier{try: c.try}))
+	raw, err := NewClientWithResponses(base, WithHTTPClient(&retrier{try: c.try, once: config.Once}))
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +138,8 @@ func (c *Client) Close() {
 }
 
 // Raw gives every operation of the contract, with the client's trust, credentials and retries. Its answers are read
-// whole, and no request has an Idempotency-Key that it is not given.
+// whole, so the stream of events is not for it. No request has an Idempotency-Key that it is not given: one that makes
+// a certificate, and may have been carried out, is not sent again without.
 func (c *Client) Raw() *ClientWithResponses { return c.raw }
 
 // Issue asks for a certificate of a service, for the key of the request's CSR. A 201 is on disk when this returns.
@@ -200,28 +204,29 @@ func (c *Client) CA(ctx context.Context) (*CA, error) {
 
 // Bundle is the trust bundle, PEM: the bytes of every service's ca.crt.
 func (c *Client) Bundle(ctx context.Context) ([]byte, error) {
-	response, err := c.raw.ClientInterface.GetBundle(ctx, nil)
+	return Read(c.raw.ClientInterface.GetBundle(ctx, nil))
+}
+
+// Read reads what a call of [Raw]'s ClientInterface returns: what was asked for, or the [*Problem] that came instead.
+func Read(response *http.Response, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
+	if response.StatusCode < 200 || response.StatusCode > 299 {
 		return nil, problemOf(response)
 	}
 	return io.ReadAll(response.Body)
 }
 
-// answer reads what was asked for, or the problem that came instead.
+// answer decodes what Read reads.
 func answer[T any](response *http.Response, err error) (*T, error) {
+	body, err := Read(response, err)
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusCreated {
-		return nil, problemOf(response)
-	}
 	value := new(T)
-	if err := json.NewDecoder(response.Body).Decode(value); err != nil {
+	if err := json.Unmarshal(body, value); err != nil {
 		return nil, fmt.Errorf("the answer %s cannot be read: %w", response.Status, err)
 	}
 	return value, nil

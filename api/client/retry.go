@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -27,19 +28,19 @@ const (
 	maxAnswer = 16 << 20
 )
 
-// A retrier sends a call until it is answered. Calls are safe to send again: they change nothing, are the same when
-// they are done twice, or have an Idempotency-Key.
+// A retrier sends a call until it is answered.
 type retrier struct {
-	try func(*http.Request) (*http.Response, error) // one request; the answer's body is not read
+	try  func(*http.Request) (*http.Response, error) // one request; the answer's body is not read
+	once bool                                        // nothing is sent again
 }
 
 // Do implements [HttpRequestDoer]. The body of what it returns was read already.
 func (r *retrier) Do(request *http.Request) (*http.Response, error) {
 	began, pause := time.Now(), firstPause
 	for n := 1; ; n++ {
-		response, err := r.once(request)
+		response, err := r.send(request)
 		wait, again := retryAfter(response, err)
-		if !again || n == tries {
+		if !again || n == tries || r.once || err != nil && !repeatable(request) {
 			return response, err
 		}
 		// Half of the pause is chance, so that those who were turned away together do not come back together. What the
@@ -52,8 +53,15 @@ func (r *retrier) Do(request *http.Request) (*http.Response, error) {
 	}
 }
 
-// once sends the request and reads the answer whole: one that breaks off is none.
-func (r *retrier) once(request *http.Request) (*http.Response, error) {
+// repeatable says whether a request that may have been carried out can be sent again: it asks for something that is
+// there, says what is to be, as a revocation does, or has an Idempotency-Key. Others make a certificate each time.
+func repeatable(request *http.Request) bool {
+	makes := strings.HasSuffix(request.URL.Path, "/certificates") || strings.HasSuffix(request.URL.Path, "/renew")
+	return request.Method == http.MethodGet || request.Header.Get("Idempotency-Key") != "" || !makes
+}
+
+// send sends the request and reads the answer whole: one that breaks off is none.
+func (r *retrier) send(request *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(request.Context(), tryTimeout)
 	defer cancel()
 	attempt := request.Clone(ctx)

@@ -29,6 +29,7 @@ type script struct {
 	sent    []string // Idempotency-Key and body of each try
 	at      []time.Duration
 	began   time.Time
+	retrier retrier
 }
 
 func (s *script) try(r *http.Request) (*http.Response, error) {
@@ -54,7 +55,8 @@ func (s *script) try(r *http.Request) (*http.Response, error) {
 func scripted(t *testing.T, answers ...attempt) (*Client, *script) {
 	t.Helper()
 	s := &script{answers: answers, began: time.Now()}
-	raw, err := NewClientWithResponses("http://script", WithHTTPClient(&retrier{try: s.try}))
+	s.retrier.try = s.try
+	raw, err := NewClientWithResponses("http://script", WithHTTPClient(&s.retrier))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,6 +110,45 @@ func TestRetry(t *testing.T) {
 				}
 				if distinct := slices.Compact(slices.Clone(s.sent)); len(distinct) != 1 || !strings.Contains(distinct[0], "the csr") || strings.HasPrefix(distinct[0], " ") {
 					t.Errorf("the tries are not one request: %q", distinct)
+				}
+			})
+		})
+	}
+}
+
+// TestRepeatable: what may have been carried out is sent again only where that makes no second certificate; what the
+// server did not do is; and nothing is by who wants each call to be sent once.
+func TestRepeatable(t *testing.T) {
+	csr := "the csr"
+	issue := func(ctx context.Context, c *Client, key *string) error {
+		_, err := Read(c.Raw().ClientInterface.IssueCertificate(ctx, &IssueCertificateParams{IdempotencyKey: key}, CertificateRequest{Csr: &csr}))
+		return err
+	}
+	lost, busy := attempt{err: io.EOF}, attempt{status: 503, body: "{}"}
+	for name, tt := range map[string]struct {
+		first attempt
+		once  bool
+		call  func(context.Context, *Client) error
+		tries int
+	}{
+		"issue":             {lost, false, func(ctx context.Context, c *Client) error { return issue(ctx, c, nil) }, 1},
+		"issue, with a key": {lost, false, func(ctx context.Context, c *Client) error { return issue(ctx, c, &csr) }, 2},
+		"issue, not done":   {busy, false, func(ctx context.Context, c *Client) error { return issue(ctx, c, nil) }, 2},
+		"renew": {lost, false, func(ctx context.Context, c *Client) error {
+			_, err := Read(c.raw.ClientInterface.RenewService(ctx, "bookapi"))
+			return err
+		}, 1},
+		"revoke": {lost, false, func(ctx context.Context, c *Client) error { _, err := c.Revoke(ctx, "abc", "superseded"); return err }, 2},
+		"read":   {lost, false, func(ctx context.Context, c *Client) error { _, err := c.Certificate(ctx, "abc"); return err }, 2},
+		"once":   {busy, true, func(ctx context.Context, c *Client) error { _, err := c.Certificate(ctx, "abc"); return err }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, s := scripted(t, tt.first, attempt{status: 200, body: "{}"})
+				s.retrier.once = tt.once
+				err := tt.call(t.Context(), c)
+				if len(s.sent) != tt.tries || (err == nil) != (tt.tries > 1) {
+					t.Errorf("%d tries, want %d: %v", len(s.sent), tt.tries, err)
 				}
 			})
 		})

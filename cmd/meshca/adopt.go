@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/meshca/meshca/api/client"
 	"github.com/meshca/meshca/rotation"
 )
 
@@ -51,7 +53,12 @@ func adopt(cmd *cobra.Command, configPath, only string, proceed bool) error {
 		return err
 	}
 	writeRefusals(out, s, only)
-	if err := order(cmd.Context(), configPath, "/v1/adopt", only); err != nil {
+	var whom client.AdoptRequest // all
+	if only != "" {
+		whom.Service = &only
+	}
+	_, err = ask(configPath, func(raw client.ClientInterface) (*http.Response, error) { return raw.Adopt(cmd.Context(), whom) })
+	if err != nil {
 		return err
 	}
 	if s, _, err = askStatus(cmd.Context(), configPath); err != nil {

@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 
 	"github.com/spf13/cobra"
+
+	"github.com/meshca/meshca/api/client"
 )
 
 func healCommand() *cobra.Command {
@@ -17,10 +20,13 @@ Exit code: 0 done, 1 the service does not rest, 2 no process runs, or it is busy
 		Example: `  meshca heal --resume pgadmin --config meshca.yaml`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := order(cmd.Context(), configPath, "/v1/heal", service); err != nil {
+			_, err := ask(configPath, func(raw client.ClientInterface) (*http.Response, error) {
+				return raw.Heal(cmd.Context(), client.HealRequest{Service: service})
+			})
+			if err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is healed from now on\n", service)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is healed from now on\n", service)
 			return err
 		},
 	}
