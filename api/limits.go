@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -27,23 +28,19 @@ const (
 	retrySpread  = 4 * time.Second // so that those who were refused together do not come back together
 )
 
-// A credential is the hash of all that a request proves its caller with.
+// A credential is the hash of what a request names its caller with.
 type credential [sha256.Size]byte
 
-// credentialOf is what the request proves its caller with, if anything.
+// credentialOf is what the request names its caller with, if anything: a token counts alone, so that who has a good one
+// is remembered once, whatever certificates it presents with it.
 func credentialOf(r *http.Request) (c credential, given bool) {
-	hash := sha256.New()
-	for _, value := range r.Header.Values("Authorization") {
-		hash.Write([]byte(value))
-		hash.Write([]byte{0})
-		given = true
+	if tokens := r.Header.Values("Authorization"); len(tokens) > 0 {
+		return sha256.Sum256([]byte("token\x00" + strings.Join(tokens, "\x00"))), true
 	}
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		hash.Write(r.TLS.PeerCertificates[0].Raw)
-		given = true
+		return sha256.Sum256(r.TLS.PeerCertificates[0].Raw), true
 	}
-	hash.Sum(c[:0])
-	return c, given
+	return c, false
 }
 
 // Limits meter requests. They are safe for concurrent use.
@@ -128,10 +125,10 @@ func (l *limits) caller(who *Caller, from netip.Prefix, c credential, paid bool,
 	return nil
 }
 
-// tooOften is a problem that says when to come back.
+// tooOften is a problem that says when to come back. Its connection ends: to go on costs a handshake, which is metered.
 func tooOften(detail string, wait time.Duration) *problem {
 	p := tooMany.because(detail + ": wait as long as Retry-After says")
-	p.after = wait + rand.N(retrySpread)
+	p.after, p.hangsUp = wait+rand.N(retrySpread), true
 	return p
 }
 

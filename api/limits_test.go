@@ -3,6 +3,8 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -214,6 +216,43 @@ func TestCallersAreMetered(t *testing.T) {
 	d.now = d.now.Add(time.Hour)
 	for i := range strangersRate.burst + 1 {
 		d.want("many from one address", 1, known, home, fmt.Sprintf("good-pod%d", i))
+	}
+}
+
+// TestCredentials: a token is remembered once, whatever certificates come with it.
+func TestCredentials(t *testing.T) {
+	of := func(cert string, tokens ...string) (c credential, given bool) {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		for _, token := range tokens {
+			r.Header.Add("Authorization", token)
+		}
+		r.TLS = &tls.ConnectionState{}
+		if cert != "" {
+			r.TLS.PeerCertificates = []*x509.Certificate{{Raw: []byte(cert)}}
+		}
+		return credentialOf(r)
+	}
+	seen := make(map[credential]string)
+	for name, c := range map[string]struct {
+		cert   string
+		tokens []string
+	}{
+		"a certificate": {cert: "x"}, "another": {cert: "y"}, "a token": {tokens: []string{"x"}}, "two tokens": {tokens: []string{"x", "y"}}, "one of both": {tokens: []string{"x, y"}},
+	} {
+		sum, given := of(c.cert, c.tokens...)
+		if other, taken := seen[sum]; taken || !given {
+			t.Errorf("%s: given %v, the same as %s", name, given, other)
+		}
+		seen[sum] = name
+	}
+	alone, _ := of("", "x")
+	for _, cert := range []string{"x", "y"} {
+		if with, _ := of(cert, "x"); with != alone {
+			t.Errorf("a token counts twice, with certificate %s", cert)
+		}
+	}
+	if _, given := of(""); given {
+		t.Error("nothing is a credential")
 	}
 }
 

@@ -98,7 +98,7 @@ func TestStreamsHaveABound(t *testing.T) {
 		l, err := e.enter(caller)
 		if err == nil {
 			leave = append(leave, l)
-		} else if p, ok := errors.AsType[*problem](err); !ok || p.kind != tooMany || p.after == 0 {
+		} else if p, ok := errors.AsType[*problem](err); !ok || p.kind != tooMany || p.after == 0 || p.hangsUp {
 			t.Errorf("%v", err)
 		}
 		return err == nil

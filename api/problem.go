@@ -65,6 +65,7 @@ type problem struct {
 	pointers []string      // into the body, or names of parameters
 	serial   string        // of the certificate that it is about
 	after    time.Duration // when to try again, 0 where that does not help
+	hangsUp  bool          // the connection ends with it
 	cause    error         // for the log alone
 }
 
@@ -97,8 +98,7 @@ func (p *problem) write(w http.ResponseWriter, r *http.Request) {
 	if p.after > 0 {
 		h.Set("Retry-After", strconv.Itoa(max(1, int((p.after+time.Second-1)/time.Second))))
 	}
-	if p.kind == tooMany || r.ProtoMajor == 1 && r.ContentLength != 0 && requestOf(r).body == nil {
-		// To go on costs a handshake, which is metered. And nobody waits for the rest of a body that is not read.
+	if p.hangsUp || r.ProtoMajor == 1 && r.ContentLength != 0 && requestOf(r).body == nil { // nobody waits for the rest of a body that is not read
 		h.Set("Connection", "close")
 	}
 	if p.status == http.StatusUnauthorized {

@@ -46,12 +46,12 @@ const (
 
 // Observability serves /healthz (the process answers), /readyz (it can do its work; 503 says in words what
 // is away) and /metrics (Prometheus).
-func Observability(e Engine, metrics prometheus.Gatherer) http.Handler {
+func (v *V1) Observability(metrics prometheus.Gatherer) http.Handler {
+	v.begun.Do(v.prepare)
 	mux := http.NewServeMux()
-	ready := &readiness{engine: e}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if err := ready.check(r.Context()); err != nil {
+		if err := v.ready.check(r.Context()); err != nil {
 			writeText(w, http.StatusServiceUnavailable, "not ready: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 			return
 		}
@@ -68,7 +68,7 @@ func writeText(w http.ResponseWriter, code int, text string) {
 	_, _ = w.Write([]byte(text + "\n"))
 }
 
-// readiness remembers the newest answer for a few seconds.
+// readiness remembers the newest answer for a few seconds, for all who ask on any listener.
 type readiness struct {
 	engine Engine
 	mu     sync.Mutex // held while asking, so that many callers ask once
@@ -107,7 +107,7 @@ func ServeTLS(ctx context.Context, l net.Listener, h http.Handler, conf *tls.Con
 
 func serve(ctx context.Context, l *listener, h http.Handler, conf *tls.Config, log *slog.Logger) error {
 	server := &http.Server{
-		Handler:           http.MaxBytesHandler(h, maxBody),
+		Handler:           h,
 		TLSConfig:         conf,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,

@@ -103,7 +103,7 @@ func get(t *testing.T, h http.Handler, path string) (code int, body string) {
 
 func TestObservability(t *testing.T) {
 	e := &engine{}
-	h := api.Observability(e, api.NewRegistry(e, func() int64 { return 4096 }, "1.2.3"))
+	h := (&api.V1{Engine: e, Now: time.Now}).Observability(api.NewRegistry(e, func() int64 { return 4096 }, "1.2.3"))
 	for path, want := range map[string]string{"/healthz": "ok", "/readyz": "ok"} {
 		if code, body := get(t, h, path); code != http.StatusOK || strings.TrimSpace(body) != want {
 			t.Errorf("%s: %d %q", path, code, body)
@@ -140,7 +140,7 @@ func TestObservability(t *testing.T) {
 // TestReadyz says in words what is away, and asks the engine, which writes to the store, only now and then.
 func TestReadyz(t *testing.T) {
 	e := &engine{ready: errors.Join(errors.New("store: disk full"), errors.New("target: read-only"))}
-	h := api.Observability(e, api.NewRegistry(e, func() int64 { return 0 }, ""))
+	h := (&api.V1{Engine: e, Now: time.Now}).Observability(api.NewRegistry(e, func() int64 { return 0 }, ""))
 	for range 50 {
 		code, body := get(t, h, "/readyz")
 		if code != http.StatusServiceUnavailable || !strings.Contains(body, "disk full") || !strings.Contains(body, "read-only") {
@@ -155,7 +155,7 @@ func TestReadyz(t *testing.T) {
 // TestReadyzIsForAll: somebody who asks and gives up does not make it no for the others.
 func TestReadyzIsForAll(t *testing.T) {
 	e := &engine{}
-	h := api.Observability(e, api.NewRegistry(e, func() int64 { return 0 }, ""))
+	h := (&api.V1{Engine: e, Now: time.Now}).Observability(api.NewRegistry(e, func() int64 { return 0 }, ""))
 	gone, leave := context.WithCancel(t.Context())
 	leave()
 	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(gone, http.MethodGet, "/readyz", nil))
@@ -170,7 +170,7 @@ func TestStarting(t *testing.T) {
 	if code, body := get(t, owner(e), "/v1/status"); code != http.StatusServiceUnavailable || !strings.Contains(body, `"detail":"starting: `) {
 		t.Errorf("%d %q", code, body)
 	}
-	h := api.Observability(e, api.NewRegistry(e, func() int64 { return 0 }, ""))
+	h := (&api.V1{Engine: e, Now: time.Now}).Observability(api.NewRegistry(e, func() int64 { return 0 }, ""))
 	if code, body := get(t, h, "/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz: %d %q", code, body)
 	}

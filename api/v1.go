@@ -75,16 +75,7 @@ func (v *V1) Owner() http.Handler {
 }
 
 func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
-	v.begun.Do(func() { // both doors share it, and the second is opened when the first is in use
-		v.ready.engine = v.Engine
-		v.looks.turn = make(chan struct{}, 1)
-		if v.Events == nil {
-			v.Events = NewEvents(v.Now)
-		}
-		v.signing = make(chan struct{}, signingAtOnce)
-		v.making = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
-		v.limits = newLimits()
-	})
+	v.begun.Do(v.prepare)
 	router := chi.NewRouter()
 	refuse := func(k kind, why string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) { v.refuse(w, r, k.because(why)) }
@@ -105,6 +96,18 @@ func (v *V1) handler(identify func(http.Handler) http.Handler) http.Handler {
 	})
 	return contract.HandlerWithOptions(strict, contract.ChiServerOptions{BaseRouter: router,
 		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) { v.refuse(w, r, badParameter(err)) }})
+}
+
+// prepare makes what all doors share: one may be opened when another is in use.
+func (v *V1) prepare() {
+	v.ready.engine = v.Engine
+	v.looks.turn = make(chan struct{}, 1)
+	if v.Events == nil {
+		v.Events = NewEvents(v.Now)
+	}
+	v.signing = make(chan struct{}, signingAtOnce)
+	v.making = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+	v.limits = newLimits()
 }
 
 // badParameter names a parameter that could not be read, and nothing of its value: not to the log either, since what is

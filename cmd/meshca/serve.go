@@ -346,7 +346,7 @@ func (s *server) run(ctx context.Context, started func()) error {
 	registry := api.NewRegistry(s.engine, s.size, version)
 	group, ctx := errgroup.WithContext(ctx)
 	context.AfterFunc(ctx, s.target.events.End) // answers that do not end by themselves must not hold up the end
-	group.Go(func() error { return api.Serve(ctx, s.metrics, api.Observability(s.v1.Engine, registry), s.log) })
+	group.Go(func() error { return api.Serve(ctx, s.metrics, s.v1.Observability(registry), s.log) })
 	group.Go(func() error { return api.Serve(ctx, s.socket, s.v1.Owner(), s.log) })
 	group.Go(func() error { return s.target.run(ctx) })
 	group.Go(func() error { return s.reloadOnChange(ctx) })
