@@ -41,6 +41,7 @@ type Config struct {
 }
 
 const (
+	together   = 8           // services whose turns begin at once
 	parallel   = 24          // services that are worked on at once: signing and committing fill the waits for the target
 	checkClock = time.Minute // longest sleep: timers stand still while a machine is suspended, the wall clock does not
 	pruneBatch = 1000        // records deleted in one transaction

@@ -68,9 +68,14 @@ type ended struct {
 	err  error
 }
 
-// begin begins as many jobs as may be under way.
+// begin begins as many jobs as may be under way. They begin together, so that what they record is committed together: one
+// by one, each would wait for the disk alone.
 func (s *shift) begin() {
-	for len(s.jobs) > 0 && len(s.e.atWork)-s.e.hanging() < parallel {
+	free := parallel - (len(s.e.atWork) - s.e.hanging())
+	if free < together {
+		return // a few end soon, or hang
+	}
+	for range min(free, len(s.jobs)) {
 		j := s.jobs[0]
 		s.jobs = s.jobs[1:]
 		delete(s.queued, j.name)
