@@ -134,11 +134,7 @@ func (c *Contract) checkElsewhere(x *Exchange) error {
 	case x.Header.Get("Content-Type") != problemType:
 		return fmt.Errorf("the media type is %q", x.Header.Get("Content-Type"))
 	}
-	var value any
-	if err := json.Unmarshal(x.Body, &value); err != nil {
-		return err
-	}
-	if err := c.doc.Components.Schemas["Problem"].Value.VisitJSON(value, append(c.options.SchemaValidationOptions, openapi3.EnableJSONSchema2020())...); err != nil {
+	if err := c.CheckValue("Problem", x.Body); err != nil {
 		return err
 	}
 	if x.Status == http.StatusMethodNotAllowed {
@@ -147,6 +143,20 @@ func (c *Contract) checkElsewhere(x *Exchange) error {
 		}
 	}
 	return checkProblem(x)
+}
+
+// CheckValue says in what way a JSON value is not one of the contract's component schema of that name, such as the data of
+// an event of a stream.
+func (c *Contract) CheckValue(schema string, value []byte) error {
+	s, known := c.doc.Components.Schemas[schema]
+	if !known {
+		return fmt.Errorf("the contract has no schema %q", schema)
+	}
+	var decoded any
+	if err := json.Unmarshal(value, &decoded); err != nil {
+		return err
+	}
+	return s.Value.VisitJSON(decoded, append(c.options.SchemaValidationOptions, openapi3.EnableJSONSchema2020())...)
 }
 
 // methods lists those of a path's operations.

@@ -11,13 +11,16 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/meshca/meshca/test/contract"
 )
 
 // An eventStream is one that a client follows. What comes is kept until it is asked for.
 type eventStream struct {
-	t      testing.TB
-	events chan apiEvent
-	ended  error // why, once events is closed
+	t        testing.TB
+	contract *contract.Contract
+	events   chan apiEvent
+	ended    error // why, once events is closed
 }
 
 // An apiEvent is one of a stream.
@@ -43,14 +46,14 @@ func (c *apiClient) follow(after string) *eventStream {
 	if c.cert != nil {
 		conf.Certificates = []tls.Certificate{*c.cert}
 	}
-	transport := &http.Transport{TLSClientConfig: conf}
-	response, err := transport.RoundTrip(request)
+	judged := apiContract(c.t)
+	response, err := judged.Transport(c.t, &http.Transport{TLSClientConfig: conf}).RoundTrip(request)
 	must(c.t, err)
 	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != "text/event-stream" {
 		body, _ := io.ReadAll(response.Body)
 		c.t.Fatalf("status %d: %s", response.StatusCode, body)
 	}
-	s := &eventStream{t: c.t, events: make(chan apiEvent, 1000)}
+	s := &eventStream{t: c.t, contract: judged, events: make(chan apiEvent, 1000)}
 	done := make(chan struct{})
 	go func() { // ends with the body, which the cleanup closes at the latest
 		defer close(done)
@@ -82,7 +85,8 @@ func (s *eventStream) read(body io.Reader) {
 		case "event":
 			e.kind = value
 		case "data":
-			if err := json.Unmarshal([]byte(value), &e); err != nil {
+			schema := map[bool]string{true: "Gap", false: "Event"}[e.kind == "gap"]
+			if err := errors.Join(s.contract.CheckValue(schema, []byte(value)), json.Unmarshal([]byte(value), &e)); err != nil {
 				s.ended = fmt.Errorf("%q: %w", value, err)
 				return
 			}

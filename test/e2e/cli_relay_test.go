@@ -14,7 +14,8 @@ import (
 )
 
 // A relay stands between a command and the process that it asks: it has a config file of its own, and the socket that
-// belongs to it. Requests go on to the process, unless a test wants something else to happen to them.
+// belongs to it. Requests go on to the process, unless a test wants something else to happen to them, and are judged by the
+// contract as their answers are.
 type relay struct {
 	Config string
 	mu     sync.Mutex
@@ -33,9 +34,9 @@ func newRelay(t testing.TB, m *Mesh) *relay {
 	must(t, err)
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "meshca"})
 	proxy.ErrorLog = quiet
-	proxy.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	proxy.Transport = apiContract(t).Transport(t, &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", m.Socket())
-	}}
+	}})
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		if act := r.acting(); act != nil && request.Method == http.MethodPost {
 			act(w, request, proxy)

@@ -34,6 +34,7 @@ type desk struct {
 	m       *Mesh
 	address string
 	token   string
+	relay   *relay // of which nothing else is wanted than that it judges what passes
 	Dir     string
 }
 
@@ -68,7 +69,7 @@ func (d *desk) keepsSecrets(text string) {
 }
 
 // Socket asks through the socket, Over over the network as nobody yet, Admin as the admin.
-func (d *desk) Socket() []string { return []string{"--config", d.m.Config()} }
+func (d *desk) Socket() []string { return []string{"--config", d.relay.Config} }
 
 func (d *desk) Over() []string {
 	return []string{"--server", d.address, "--ca", d.m.Path("envoy", caFile)}
@@ -131,7 +132,7 @@ func TestCLI(t *testing.T) {
 	m := NewMesh(t, Settings{Services: []string{"envoy", "{name: bookapi, clients: [{service: envoy}]}", "pgadmin", "bookapi-mcp-server", "{name: timescaledb, key: RSA-2048}"}})
 	p := m.Serve()
 	admin := newAPIClient(t, m, p.AwaitServing())
-	d := &desk{t: t, m: m, address: admin.address, token: admin.token}
+	d := &desk{t: t, m: m, address: admin.address, token: admin.token, relay: newRelay(t, m)}
 	for name, test := range map[string]func(*desk){
 		"Issue": testCLIIssue, "Ways": testCLIWays, "Trust": testCLITrust, "NeverOverwritten": testCLINeverOverwritten,
 		"KeyFirst": testCLIKeyFirst, "LostAnswer": testCLILostAnswer, "Interrupted": testCLIInterrupted, "Refused": testCLIRefused,
