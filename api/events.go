@@ -88,7 +88,7 @@ func (e *Events) add(v event) {
 	e.last++
 	v.ID = e.last
 	if len(e.held) == eventsHeld {
-		e.held = append(e.held[:0], e.held[1:]...)
+		e.held = e.held[1:] // the array grows now and then, and leaves them behind
 	}
 	e.held = append(e.held, v)
 	close(e.change)
