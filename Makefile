@@ -6,7 +6,7 @@ EXAMPLE := examples/local
 GO      ?= go
 STEP_CA := github.com/smallstep/certificates/cmd/step-ca@v0.30.2
 
-.PHONY: help build run run-clean test race kill kill-api kill-cluster faults-cluster bench bench-api step-ca bench-cluster fuzz fuzz-api generate cluster-up cluster-down
+.PHONY: help build run run-clean test race kill kill-api kill-cluster faults-cluster bench bench-api step-ca bench-cluster cluster-rounds fuzz fuzz-api generate cluster-up cluster-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -37,6 +37,9 @@ kill-api: ## kill it 50 times while 64 clients ask for certificates, and ask for
 
 kill-cluster: ## kill it some 500 times at its calls to a real API server, and check every Secret after each
 	@MESHCA_KILL_ROUNDS=400 $(GO) test -count=1 -timeout 60m -v -run TestFaults/Kill ./test/e2e
+
+cluster-rounds: ## start and stop a real API server 20 times, and look for what is left
+	@MESHCA_CLUSTER_ROUNDS=20 $(GO) test -count=1 -timeout 30m -v -run TestNothingIsLeft ./test/cluster
 
 faults-cluster: ## cut it off from a real API server for 10 minutes; stop it 20 times while another takes over
 	@MESHCA_FAULT_PARTITION=10m MESHCA_FAULT_PAUSES=20 $(GO) test -count=1 -timeout 60m -v -run 'TestFaults/(Partition|Paused)' ./test/e2e
