@@ -265,11 +265,11 @@ type stuck struct {
 
 var errFull = errors.New("no space left on device")
 
-func (s *stuck) Update(fn func(store.Writer) error) error {
+func (s *stuck) Update(fn func(store.Writer) error, came ...*store.Expected) error {
 	if s.full {
 		return errFull
 	}
-	return s.Store.Update(fn)
+	return s.Store.Update(fn, came...)
 }
 
 // TestCRLsOnAFullDisk: what is in force is given out, and that nothing newer could be made is said to whoever keeps

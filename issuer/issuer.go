@@ -143,7 +143,6 @@ func (i *Issuer) Issue(req Request, now time.Time) (*Leaf, error) {
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: %w", req.Service, err)
 	}
-	req.Expected.Done()
 	leaf, err := i.commit(req, cert, record, now)
 	if err != nil {
 		return nil, fmt.Errorf("issue for %q: record: %w", req.Service, err)
@@ -264,7 +263,7 @@ func (i *Issuer) commit(req Request, cert *x509.Certificate, record Record, now 
 			return err
 		}
 		return answered.put(w, record.Seq)
-	})
+	}, req.Expected)
 	if err != nil {
 		return nil, err
 	}

@@ -228,12 +228,12 @@ type interposed struct {
 	before func()
 }
 
-func (s *interposed) Update(fn func(store.Writer) error) error {
+func (s *interposed) Update(fn func(store.Writer) error, came ...*store.Expected) error {
 	if before := s.before; before != nil {
 		s.before = nil
 		before()
 	}
-	return s.Store.Update(fn)
+	return s.Store.Update(fn, came...)
 }
 
 // TestAdmitInTheTransaction: what happens between the signature and the commit counts.

@@ -37,10 +37,10 @@ type fullStore struct {
 	refused atomic.Int32
 }
 
-func (f *fullStore) Update(fn func(store.Writer) error) error {
+func (f *fullStore) Update(fn func(store.Writer) error, came ...*store.Expected) error {
 	if f.full.Load() {
 		f.refused.Add(1)
 		return errors.New("no space left on device")
 	}
-	return f.Store.Update(fn)
+	return f.Store.Update(fn, came...)
 }

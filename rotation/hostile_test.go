@@ -150,9 +150,9 @@ type countingStore struct {
 	updates atomic.Int32
 }
 
-func (c *countingStore) Update(fn func(store.Writer) error) error {
+func (c *countingStore) Update(fn func(store.Writer) error, came ...*store.Expected) error {
 	c.updates.Add(1)
-	return c.Store.Update(fn)
+	return c.Store.Update(fn, came...)
 }
 
 // TestFormsAreMetered: labels that change all the time cost few commits, and the last of them are kept in the end.

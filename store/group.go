@@ -38,9 +38,9 @@ type update struct {
 }
 
 // Update implements [Store].
-func (b *Bolt) Update(fn func(Writer) error) error {
+func (b *Bolt) Update(fn func(Writer) error, came ...*Expected) error {
 	u := &update{fn: fn, told: make(chan bool, 1)}
-	if leads := b.queue.enter(u); leads || !<-u.told {
+	if leads := b.queue.enter(u, came); leads || !<-u.told {
 		b.lead(b.queue.gather())
 	}
 	if u.panicked != nil {
@@ -55,11 +55,11 @@ func (b *Bolt) Expect() *Expected {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.coming++
-	return &Expected{done: sync.OnceFunc(q.arrived)}
+	return &Expected{gone: q.gone}
 }
 
-// arrived counts down by one who was expected.
-func (q *queue) arrived() {
+// gone counts down by one who was expected and does not come.
+func (q *queue) gone() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.coming--
@@ -74,11 +74,17 @@ func (q *queue) wake() {
 	}
 }
 
-// enter puts u into the next group, and says whether it leads it.
-func (q *queue) enter(u *update) (leads bool) {
+// enter puts u into the next group, and says whether it leads it. In the same step those that came with it are expected
+// no longer: who waits for the last of them does not leave without it.
+func (q *queue) enter(u *update, came []*Expected) (leads bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, u)
+	for _, e := range came {
+		if e.ends() {
+			q.coming--
+		}
+	}
 	leads, q.busy = !q.busy, true
 	q.wake()
 	return leads

@@ -172,8 +172,7 @@ func testGroupWaits(t *testing.T, others []other, waits time.Duration, commits i
 			}
 			if o.comes != never {
 				time.Sleep(o.comes - time.Since(began))
-				expected.Done()
-				mustPut(t, b, fmt.Sprint("other", i))
+				mustPut(t, b, fmt.Sprint("other", i), expected)
 			}
 		})
 	}
@@ -208,9 +207,9 @@ func TestGroupIsFull(t *testing.T) {
 	})
 }
 
-func mustPut(t *testing.T, b *Bolt, key string) {
+func mustPut(t *testing.T, b *Bolt, key string, came ...*Expected) {
 	t.Helper()
-	if err := b.Update(func(w Writer) error { w.Put(key, nil); return nil }); err != nil {
+	if err := b.Update(func(w Writer) error { w.Put(key, nil); return nil }, came...); err != nil {
 		t.Error(err)
 	}
 }

@@ -21,6 +21,7 @@ package store
 import (
 	"io"
 	"iter"
+	"sync/atomic"
 )
 
 // A Reader reads one consistent instant of the store. It is valid only inside the function that it was
@@ -49,7 +50,9 @@ type Store interface {
 	// Update runs fn and commits what it wrote; it returns when that is durable. Where fn returns an
 	// error nothing is written and Update returns it. A backend may run fn again, or commit it in one
 	// group with others, so fn has no effect but on its Writer, and sets what it captures anew each time.
-	Update(fn func(Writer) error) error
+	// came is what announced it: in the same step it is counted as expected no longer, and is among those that
+	// are committed next.
+	Update(fn func(Writer) error, came ...*Expected) error
 	// Expect says that an Update will come soon. A backend that commits several in one group may hold a commit
 	// back for it, for a millisecond at most.
 	Expect() *Expected
@@ -60,17 +63,22 @@ type Store interface {
 	Close() error
 }
 
-// An Expected is an Update that is on its way. Whoever announced it calls Done, by defer, so that no commit waits for
-// one that will never come.
-type Expected struct{ done func() } // it counts once, however often it is called
+// An Expected is an Update that is on its way. Whoever announced it hands it to that Update, and calls Done by defer, so
+// that no commit waits for one that will never come.
+type Expected struct {
+	over atomic.Bool // it counts once
+	gone func()      // of the backend
+}
 
-// Done says that the Update begins now, or that there will be none. Only the first call counts, and a nil Expected has
-// nothing to say.
+// Done says that there will be no Update. After that Update, or another Done, it says nothing; a nil Expected never does.
 func (e *Expected) Done() {
-	if e != nil {
-		e.done()
+	if e.ends() {
+		e.gone()
 	}
 }
+
+// ends says whether it was expected until now, and is not any longer.
+func (e *Expected) ends() bool { return e != nil && e.over.CompareAndSwap(false, true) }
 
 // A Range is the keys from From (inclusive) to To (exclusive; empty means no end), in byte order, or
 // backwards where Descending is set.

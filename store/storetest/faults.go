@@ -53,13 +53,13 @@ func (f *Faulty) Updates() int {
 }
 
 // Update implements [store.Store].
-func (f *Faulty) Update(fn func(store.Writer) error) error {
+func (f *Faulty) Update(fn func(store.Writer) error, came ...*store.Expected) error {
 	f.mu.Lock()
 	f.updates++
 	fails := f.updates == f.failAt
 	f.mu.Unlock()
 	if !fails {
-		return f.inner.Update(fn)
+		return f.inner.Update(fn, came...)
 	}
 	if f.fault == NotPersisted {
 		return f.inner.Update(func(w store.Writer) error {
@@ -67,9 +67,9 @@ func (f *Faulty) Update(fn func(store.Writer) error) error {
 				return err
 			}
 			return ErrInjected
-		})
+		}, came...)
 	}
-	return errors.Join(ErrInjected, f.inner.Update(fn))
+	return errors.Join(ErrInjected, f.inner.Update(fn, came...))
 }
 
 // Expect implements [store.Store].
