@@ -55,11 +55,8 @@ func (v *V1) RenewService(ctx context.Context, r contract.RenewServiceRequestObj
 // orderProblem is what a caller is told where an order was not carried out.
 func (v *V1) orderProblem(err error) error {
 	if stands, ok := errors.AsType[*rotation.NotKeptError](err); ok {
-		detail := "the service is " + stands.Error()
-		if stands.Hint != "" {
-			detail += "; " + stands.Hint
-		}
-		return notKept.because(detail).caused(err)
+		// What the target says of its places, paths and all, is in the service's finding, and in no problem.
+		return notKept.because("the service is " + stands.State + ": its finding and hint, GET /v1/services/{name}, say why and how to go on").caused(err)
 	}
 	if soon, ok := errors.AsType[*rotation.TooSoonError](err); ok {
 		p := tooMany.because("the service was renewed again and again: the next one may be asked for at " + soon.At.UTC().Format(time.RFC3339)).caused(err)

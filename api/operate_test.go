@@ -7,6 +7,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -197,12 +198,12 @@ func TestOrderProblems(t *testing.T) {
 		kind  kind
 		after time.Duration
 	}{
-		{&rotation.NotKeptError{State: rotation.StateResting, Reason: "its place rests", Hint: "heal it"}, notKept, 0},
+		{&rotation.NotKeptError{State: rotation.StateResting, Reason: "its place /tmp/x rests", Hint: "heal /tmp/x"}, notKept, 0},
 		{&rotation.TooSoonError{At: now.Add(7 * time.Minute)}, tooMany, 7 * time.Minute},
 		{rotation.ErrNothingToDo, conflict, 0},
 	} {
 		p, ok := errors.AsType[*problem](v.orderProblem(tt.err))
-		if !ok || p.kind != tt.kind || p.after != tt.after || slices.Contains([]string{"", p.title}, p.detail) {
+		if !ok || p.kind != tt.kind || p.after != tt.after || slices.Contains([]string{"", p.title}, p.detail) || strings.Contains(p.detail, "/tmp/x") {
 			t.Errorf("%v: %+v", tt.err, p)
 		}
 	}

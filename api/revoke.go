@@ -46,6 +46,7 @@ func (v *V1) RevokeCertificate(ctx context.Context, r contract.RevokeCertificate
 	}
 	v.Revoked(record.Service)
 	if before := leaf.Record().Revoked; before == nil || before.Reason != record.Revoked.Reason {
+		v.Log.Info("revoked", "service", record.Service, "serial", record.Serial, "reason", record.Revoked.Reason, "by", record.Revoked.By)
 		v.Events.add(event{Kind: kindRevoked, Service: record.Service, Serial: record.Serial, At: v.Now(),
 			Text: fmt.Sprintf("certificate %s is revoked for %s, by %s", record.Serial, record.Revoked.Reason, record.Revoked.By)})
 	}

@@ -85,7 +85,7 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 		return nil
 	case Wait:
 		s.retryAt = action.Until
-		e.find(s, action.Reason, "find out who writes to "+e.Target.Place(s.Service), "")
+		e.find(s, action.Reason, "find out who writes to "+e.Target.Place(s.Service)+", or who revokes: the log says by whom", "")
 		return nil
 	case Rest, Refuse:
 		e.leave(s, w, action, now)
