@@ -19,6 +19,9 @@ const (
 	// lateAfter is how long a job may take before it counts as one that hangs. A target that is there answers in
 	// milliseconds; one that is only slow loses nothing by it.
 	lateAfter = 250 * time.Millisecond
+	// heldFor is how long a job may wait for others to begin with it: an API server that is busy answers so many in half
+	// of it.
+	heldFor = 50 * time.Millisecond
 	// betweenFor is how long a pass takes turns in between: those may hang as well, and sweeps and orders wait for its end.
 	betweenFor = 30 * time.Second
 )
@@ -47,6 +50,7 @@ func (e *Engine) work(ctx context.Context, jobs []job) error {
 			s.between(ctx, name)
 		case <-s.late():
 		}
+		s.tell()
 	}
 }
 
@@ -60,6 +64,9 @@ type shift struct {
 	group  errgroup.Group
 	ended  chan ended
 	failed []error
+	want   int       // how many begin together
+	held   time.Time // since when jobs wait for others to begin with; zero: none does
+	told   bool      // nothing has ended since all that is done was told of
 }
 
 // ended is the end of a job.
@@ -69,13 +76,24 @@ type ended struct {
 }
 
 // begin begins as many jobs as may be under way. They begin together, so that what they record is committed together: one
-// by one, each would wait for the disk alone.
+// by one, each would wait for the disk alone. Where others do not end in time for that, fewer begin together from then on.
 func (s *shift) begin() {
 	free := parallel - (len(s.e.atWork) - s.e.hanging())
-	if free < together {
-		return // a few end soon, or hang
+	if free >= together {
+		s.want = together
 	}
-	for range min(free, len(s.jobs)) {
+	switch held := !s.held.IsZero(); {
+	case free <= 0 || len(s.jobs) == 0 || free >= s.want:
+		s.held = time.Time{}
+	case !held:
+		s.held = time.Now()
+		return
+	case time.Since(s.held) < heldFor:
+		return
+	default:
+		s.want, s.held = free, time.Time{}
+	}
+	for range min(max(free, 0), len(s.jobs)) {
 		j := s.jobs[0]
 		s.jobs = s.jobs[1:]
 		delete(s.queued, j.name)
@@ -87,14 +105,20 @@ func (s *shift) begin() {
 	}
 }
 
-// end takes what a job has come to. Where all that is left hangs, that is recorded and told of now.
+// end takes what a job has come to.
 func (s *shift) end(j ended) {
 	s.hung[j.name] = time.Since(s.e.atWork[j.name]) >= lateAfter
 	delete(s.e.atWork, j.name)
 	s.failed = append(s.failed, j.err)
-	if left := len(s.e.atWork); left > 0 && left == s.e.hanging() && len(s.jobs) == 0 {
+	s.told = false
+}
+
+// tell records and tells of what is done where all that is left hangs: that may take long.
+func (s *shift) tell() {
+	if left := len(s.e.atWork); left > 0 && left == s.e.hanging() && len(s.jobs) == 0 && !s.told {
 		s.failed = append(s.failed, s.e.recordDelivered())
 		s.e.publish(s.e.now())
+		s.told = true
 	}
 }
 
@@ -106,12 +130,27 @@ func (s *shift) changed() <-chan string {
 	return s.e.changed
 }
 
-// late comes when one more job may hang.
+// late comes when one more job hangs, or when those that wait have waited long enough to begin without others; never
+// where neither is to come.
 func (s *shift) late() <-chan time.Time {
-	if s.e.hanging() == len(s.e.atWork) {
+	next, nothing := time.Duration(0), true
+	sooner := func(left time.Duration) {
+		if nothing || left < next {
+			next, nothing = max(left, 0), false
+		}
+	}
+	for _, began := range s.e.atWork {
+		if left := lateAfter - time.Since(began); left > 0 {
+			sooner(left)
+		}
+	}
+	if !s.held.IsZero() {
+		sooner(heldFor - time.Since(s.held))
+	}
+	if nothing && s.told && len(s.jobs) == 0 {
 		return nil
 	}
-	return time.After(lateAfter)
+	return time.After(next) // at once where the last one has come to hang since that was looked at
 }
 
 // between gives a service its turn before all that wait. What the pass has found out for its own turns may be older than

@@ -80,6 +80,46 @@ func TestHangs(t *testing.T) {
 	})
 }
 
+// TestFewHang: nor do the others wait long while fewer hang than are worked on at once, before these are known to hang.
+func TestFewHang(t *testing.T) {
+	for _, n := range []int{1, 17, 20, 23} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.names = nil
+				for i := range n {
+					w.names = append(w.names, fmt.Sprintf("a-sick-%d", i)) // before all others
+				}
+				var sound []string
+				for i := range 30 {
+					sound = append(sound, fmt.Sprintf("sound-%d", i))
+				}
+				w.names = append(w.names, sound...)
+				h := &hanging{of: func(service string) bool { return service[:2] == "a-" }}
+				h.on.Store(true)
+				w.target.Fail = func(service string) (error, bool) { return h.wait(service), false }
+				started := make(chan error, 1)
+				go func() { started <- w.start(t) }()
+				time.Sleep(100 * time.Millisecond)
+				synctest.Wait()
+				for _, service := range sound {
+					if w.target.Writes(service) != 1 {
+						t.Errorf("%s has nothing yet", service)
+					}
+				}
+				if waiting := int(h.now.Load()); waiting != n {
+					t.Errorf("%d hang, want %d", waiting, n)
+				}
+				if err := <-started; err != nil {
+					t.Fatal(err)
+				}
+				h.on.Store(false)
+				w.run(t)()
+				w.check(t)
+			})
+		})
+	}
+}
+
 // TestUnseenHangs: a place that was never seen does not keep the others waiting whenever it is tried again.
 func TestUnseenHangs(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
