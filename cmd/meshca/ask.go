@@ -32,17 +32,15 @@ func askStatus(ctx context.Context, configPath string) (*rotation.Status, []byte
 
 // ask asks the process that runs for a config, once: who looks wants to know now, also that it is not to be had now.
 func ask(configPath string, call func(client.ClientInterface) (*http.Response, error)) ([]byte, error) {
-	d := &door{config: configPath}
-	over, err := d.socket()
+	cfg, err := loadConfig(configPath)
 	if err != nil {
 		return nil, err
 	}
-	over.Once = true
-	c, err := client.New(over)
+	c, err := client.New(client.Config{Socket: socketPath(cfg), Once: true})
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
 	body, err := client.Read(call(c.Raw().ClientInterface))
-	return body, d.refused(err)
+	return body, (&door{config: configPath}).refused(err)
 }
