@@ -93,14 +93,13 @@ func (v *V1) makeKey(ctx context.Context, o *asked, grant Grant) (err error) {
 		return err
 	}
 	defer release()
-	began := v.Now()
 	if o.made, err = policy.Key.Generate(); err != nil {
 		return err
 	}
 	switch { // nobody would have the key
 	case ctx.Err() != nil:
 		return busy("the caller has gone", ctx.Err())
-	case v.Now().Sub(began) > orderWait:
+	case v.Now().Sub(fromContext(ctx).begun) > orderWait:
 		return busy("the key took too long to make: try again, or send a csr", nil)
 	}
 	o.key = o.made.Public()

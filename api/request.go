@@ -27,6 +27,7 @@ type request struct {
 	operation string                 // method and pattern, "" where there is none such
 	accept    []string               // media types that the caller accepts, as it sent them
 	path      string
+	begun     time.Time
 	body      []byte
 	refused   *problem // the answer, where it is one
 }

@@ -135,7 +135,7 @@ func badParameter(err error) *problem {
 func (v *V1) begin(routes chi.Routes) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			known := &request{id: newRequestID(), operation: operationOf(routes, r), accept: r.Header.Values("Accept"), path: r.URL.Path}
+			known := &request{id: newRequestID(), operation: operationOf(routes, r), accept: r.Header.Values("Accept"), path: r.URL.Path, begun: v.Now()}
 			r = r.WithContext(context.WithValue(r.Context(), requestKey{}, known))
 			h := w.Header()
 			h.Set("X-Request-Id", known.id)

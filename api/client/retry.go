@@ -24,8 +24,8 @@ const (
 	firstPause = 200 * time.Millisecond
 	// tryTimeout is what one try may take: a server of ours answers within ten seconds, or not at all.
 	tryTimeout = 15 * time.Second
-	// maxAnswer bounds an answer, in bytes: a page of 500 certificates has some 2 MB.
-	maxAnswer = 16 << 20
+	// maxAnswer bounds an answer, in bytes: a page of 500 certificates has some 2 MB, the status some kB for each service.
+	maxAnswer = 64 << 20
 )
 
 // A retrier sends a call until it is answered.
