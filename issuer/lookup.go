@@ -103,18 +103,38 @@ func (i *Issuer) Fresh() (fresh bool, err error) {
 	return fresh, err
 }
 
-// Recorded says whether the store has the record of exactly this certificate.
+// Recorded says whether the store has the record of what was signed in this certificate. The signature itself may be
+// another: nobody signs it, and of one that verifies anybody can make others that do (of ECDSA's (r, s) it is (r, n-s)).
 func (i *Issuer) Recorded(c *x509.Certificate) (recorded bool, err error) {
 	err = i.store.View(func(r store.Reader) error {
-		record, err := recordOf(r, c)
-		recorded = record != nil
-		return err
+		record, err := recordBySerial(r, c)
+		if err != nil || record == nil {
+			return err
+		}
+		if recorded = bytes.Equal(record.Cert, c.Raw); recorded {
+			return nil
+		}
+		own, err := x509.ParseCertificate(record.Cert)
+		if err != nil {
+			return fmt.Errorf("record %d: %w", record.Seq, err)
+		}
+		recorded = bytes.Equal(own.RawTBSCertificate, c.RawTBSCertificate)
+		return nil
 	})
 	return recorded, err
 }
 
 // recordOf is the record of exactly this certificate, nil where there is none.
 func recordOf(r store.Reader, c *x509.Certificate) (*Record, error) {
+	record, err := recordBySerial(r, c)
+	if err != nil || record == nil || !bytes.Equal(record.Cert, c.Raw) {
+		return nil, err
+	}
+	return record, nil
+}
+
+// recordBySerial is the record of a certificate of ours with the same serial number, nil where there is none.
+func recordBySerial(r store.Reader, c *x509.Certificate) (*Record, error) {
 	seq, ok := r.Get(serialPrefix + SerialString(c))
 	if !ok {
 		return nil, nil
@@ -123,11 +143,7 @@ func recordOf(r store.Reader, c *x509.Certificate) (*Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	record, err := getRecord(r, n)
-	if err != nil || !bytes.Equal(record.Cert, c.Raw) {
-		return nil, err
-	}
-	return record, nil
+	return getRecord(r, n)
 }
 
 // Fits says whether the certificate carries what the catalogue grants its service now: names, subject and

@@ -2,9 +2,13 @@ package rotation_test
 
 import (
 	"bytes"
+	"crypto/elliptic"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -210,5 +214,55 @@ func TestForgotten(t *testing.T) {
 		defer m.run(t)()
 		has(false, "takeover/envoy/envoy")
 		has(true, "form/bookapi", "takeover/bookapi/bookapi")
+	})
+}
+
+// resigned is a chain with another signature of its leaf's that verifies, as anybody can make it who has seen the leaf:
+// of ECDSA's (r, s) it is (r, n-s).
+func resigned(t *testing.T, chain []byte) []byte {
+	t.Helper()
+	block, rest := pem.Decode(chain)
+	var cert struct {
+		TBS, Algorithm asn1.RawValue
+		Signature      asn1.BitString
+	}
+	var sig struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(block.Bytes, &cert); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := asn1.Unmarshal(cert.Signature.Bytes, &sig); err != nil {
+		t.Fatal(err)
+	}
+	sig.S.Sub(elliptic.P256().Params().N, sig.S)
+	other, err := asn1.Marshal(sig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert.Signature = asn1.BitString{Bytes: other, BitLength: 8 * len(other)}
+	der, err := asn1.Marshal(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), rest...)
+}
+
+// TestResigned: a leaf of ours with another signature that verifies is no sign of an older store, by which one who may
+// write to one place would stop the writing of all. It is content like any other, and put right.
+func TestResigned(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.run(t)
+		before, _ := w.target.Observe(t.Context(), "pgadmin")
+		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Cert, o.CA = resigned(t, o.Cert), []byte("foreign") })
+		synctest.Wait()
+		if why := w.engine.Stopped(); why != "" {
+			t.Errorf("nothing is written or signed any more: %s", why)
+		}
+		w.wantHealed(t, "envoy")
+		stop()
+		w.check(t)
+		if after, _ := w.target.Observe(t.Context(), "pgadmin"); !bytes.Equal(after.Cert, before.Cert) || !bytes.Equal(after.CA, before.CA) {
+			t.Error("what was there before is not there again")
+		}
+		w.run(t)()
 	})
 }
