@@ -111,8 +111,8 @@ func TestProofWhileRunning(t *testing.T) {
 		w.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = nil })
 		synctest.Wait()
 		newer := w.target.Copy()["pgadmin"]
+		stop() // first: it would put back what is taken away
 		w.target.Change("pgadmin", func(o *rotation.Observation) { *o = rotation.Observation{} })
-		stop()
 		w.restore(t, old)
 		stop = w.run(t) // nothing shows what it does not know
 		defer stop()
