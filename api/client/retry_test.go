@@ -7,8 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -152,6 +155,36 @@ func TestRepeatable(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestOnce: a client that is to ask once does, and tells what it was answered.
+func TestOnce(t *testing.T) {
+	dir, err := os.MkdirTemp("", "once") // a short name: a Unix address holds 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})}
+	go server.Serve(l) // ends with Close
+	defer server.Close()
+	c, err := New(Config{Socket: path, Once: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var problem *Problem
+	if _, err := c.CA(t.Context()); !errors.As(err, &problem) || problem.Status != http.StatusServiceUnavailable || asked.Load() != 1 {
+		t.Errorf("asked %d times: %v", asked.Load(), err)
 	}
 }
 
