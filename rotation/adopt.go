@@ -90,13 +90,28 @@ func (e *Engine) parties(found map[string]Seen, now time.Time) (parties []*party
 	return parties, blind
 }
 
+// audit finds which anchors the trust bundle must hold when the found places are taken over. Those that would bring
+// strangers are no longer among them then.
+func (e *Engine) audit(found map[string]Seen, known []ca.Anchor, now time.Time) (a *audit, anchors []ca.Anchor) {
+	for {
+		parties, blind := e.parties(found, now)
+		a = newAudit(parties, e.Issuer.Authority().Trusted(), known, blind, now)
+		a.closed = e.closed
+		anchors = a.anchors()
+		if !e.closed || !e.bar(found, anchors, known, now) {
+			return a, anchors
+		}
+	}
+}
+
 // adopt records how the found sets are taken over.
 func (e *Engine) adopt(found map[string]Seen, now time.Time) (changed bool, err error) {
 	authority := e.Issuer.Authority()
 	known := authority.Anchors()
-	parties, blind := e.parties(found, now)
-	a := newAudit(parties, authority.Trusted(), known, blind, now)
-	anchors := a.anchors()
+	a, anchors := e.audit(found, known, now)
+	if len(found) == 0 {
+		return false, nil
+	}
 	takeovers := make(map[string]*Takeover)
 	err = e.Store.Update(func(w store.Writer) error {
 		for _, name := range sorted(found) {

@@ -39,12 +39,14 @@ type audit struct {
 	// Contents of ca.crt, by identity: those that were not judged, and what the others accept.
 	whole  map[string]bool
 	judged map[string]*trust
+	closed bool // strangers that only places hold which are not ours to write stay out
 }
 
 // needed is an anchor that stays, and whose live leaves chain to it.
 type needed struct {
 	ca.Anchor
 	fixed bool // it was for some services only before
+	known bool // it was in the bundle before
 }
 
 const (
@@ -68,7 +70,7 @@ func newAudit(parties []*party, ours []*x509.Certificate, known []ca.Anchor, bli
 	a := &audit{parties: parties, ours: ours, now: now,
 		needs: make(map[string]*needed), until: make(map[string]time.Time), whole: make(map[string]bool), judged: make(map[string]*trust)}
 	for _, anchor := range known {
-		a.needs[string(anchor.Certificate.Raw)] = &needed{Anchor: anchor, fixed: len(anchor.Only) > 0}
+		a.needs[string(anchor.Certificate.Raw)] = &needed{Anchor: anchor, fixed: len(anchor.Only) > 0, known: true}
 	}
 	times := a.beginnings()
 	for _, held := range a.distinct() {
@@ -361,6 +363,10 @@ func (a *audit) place(apart func(*needed) bool) (list []ca.Anchor) {
 		if n.fixed || len(n.Services) == 0 || apart(n) {
 			if anchor.Only, anchor.Order = a.holders(n); len(anchor.Only) == 0 {
 				continue // only places hold it that are not ours to write
+			}
+		} else if a.closed && !n.known {
+			if holders, _ := a.holders(n); len(holders) == 0 {
+				continue // likewise: it is a stranger, and nobody has spoken for it
 			}
 		}
 		anchor.Services = slices.Sorted(slices.Values(anchor.Services))

@@ -63,6 +63,7 @@ type Engine struct {
 	publications map[string]bucket // of the published trust bundle, by place
 	evidence     evidence          // that nothing may be written
 	surveyed     bool              // every place that can be read was looked at before the first is written
+	closed       bool              // the first take-over is over: see stranger
 	moved        atomic.Bool       // a ca.crt has come to hold our root, or holds it no longer, in this pass
 	revocations  uint64            // in the store, when the records were read
 	crls         []issuer.CRL      // in force
@@ -103,6 +104,8 @@ type service struct {
 	rests     bool // an operator wants it left alone
 	overdue   bool // that its leaf is due and its place is left alone was told
 	claim     Remark
+	barred    barred
+	brings    string // strangers that wait for an operator's word
 	remarks   []Remark
 
 	ahead    *looked   // an observation that its turn in this pass uses
@@ -171,7 +174,7 @@ func (e *RefusedError) Error() string {
 // *RefusedError and has changed nothing.
 func (e *Engine) Start(ctx context.Context) error {
 	now := e.now()
-	if err := e.loadLastRun(); err != nil {
+	if err := errors.Join(e.loadLastRun(), e.loadClosed()); err != nil {
 		return err
 	}
 	for _, name := range e.Issuer.Services() {
@@ -437,6 +440,11 @@ func (e *Engine) pass(ctx context.Context, names []string, all bool, now time.Ti
 	names = append(names, e.survey(ctx, now)...)
 	slices.Sort(names)
 	names = slices.Compact(names)
+	if all {
+		for _, s := range e.services {
+			s.barred = barred{} // a leaf that has expired needs no CA any more
+		}
+	}
 	if e.surveyed && e.takeOver(ctx, names, now) {
 		names, all = e.names(), true // the trust bundle is another
 	}
@@ -486,7 +494,7 @@ func (e *Engine) finishSweep(err error, w World, now time.Time) {
 	}
 	_, answersErr := inBatches(func() (int, error) { return e.Issuer.PruneAnswers(now, pruneBatch) })
 	err = errors.Join(err, answersErr)
-	err = errors.Join(err, pruneErr, e.forget(now))
+	err = errors.Join(err, pruneErr, e.forget(now), e.keepClosed(now))
 	if w.Run {
 		err = errors.Join(err, e.saveLastRun(now))
 	}

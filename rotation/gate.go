@@ -3,9 +3,7 @@ package rotation
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -215,27 +213,30 @@ func (e *Engine) keepTakeover(next map[*service]*Takeover) error {
 }
 
 // Continue is an operator's word that the processes of the service, or of all that are waited for where it is "",
-// need not be. It is recorded, and the status tells at once who still is.
+// need not be. It is recorded, and the status tells at once who still is. Of a named service whose place brings another
+// CA it is the word that this CA is let in.
 func (e *Engine) Continue(ctx context.Context, only string) error {
 	return e.do(ctx, func(now time.Time) error {
 		taken := make(map[*service]*Takeover)
-		var left []*service
+		var left, strange []*service
 		for _, name := range e.names() {
 			s := e.services[name]
 			switch {
-			case only != "" && only != name || s.waits == "" && s.Takeover == nil:
-			case s.taken == nil:
-				left = append(left, s)
-			default:
+			case only != "" && only != name || s.waits == "" && s.Takeover == nil && (only == "" || s.brings == ""):
+			case s.taken != nil:
 				next := *s.taken
 				next.Continued = true
 				taken[s] = &next
+			case only != "" && s.brings != "": // it is let in by its name alone, and its readers are waited for then
+				strange = append(strange, s)
+			default:
+				left = append(left, s)
 			}
 		}
-		if len(taken)+len(left) == 0 {
+		if len(taken)+len(left)+len(strange) == 0 {
 			return errNothingWaits(only)
 		}
-		if err := errors.Join(e.keepTakeover(taken), e.keepWords(left)); err != nil {
+		if err := errors.Join(e.keepTakeover(taken), e.keepWords(left), e.letIn(strange)); err != nil {
 			return err
 		}
 		e.trusted(ctx, now)
@@ -276,8 +277,7 @@ func (s *service) saidOf() string {
 	if !s.looked {
 		return "a place that was not seen"
 	}
-	sum := sha256.Sum256(s.ca)
-	return hex.EncodeToString(sum[:])
+	return digest(s.ca)
 }
 
 // ErrNothingToDo is what commands wrap that find nothing to do.

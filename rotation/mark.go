@@ -2,9 +2,7 @@ package rotation
 
 import (
 	"crypto/hmac"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"fmt"
 	"strconv"
 	"time"
@@ -38,8 +36,7 @@ func (m *Mark) token() string {
 
 // leafToken identifies a leaf for the same.
 func leafToken(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.Raw)
-	return "leaf:" + hex.EncodeToString(sum[:])
+	return "leaf:" + digest(c.Raw)
 }
 
 // same says whether two marks name the same set.

@@ -71,7 +71,8 @@ func TestMoved(t *testing.T) {
 }
 
 // TestMovedToAnothersSet: what the store knows of a service at one place is not known of another. A live set of
-// another CA there is taken over as at a first start: its leaf stays, and all trust the union first.
+// another CA there is taken over as at a first start, when an operator has let that CA in: its leaf stays, and all trust
+// the union first.
 func TestMovedToAnothersSet(t *testing.T) {
 	theirs := func(t *testing.T, _ *world) rotation.Observation {
 		third := catest.NewForeign(t, "Third CA", time.Now())
@@ -79,6 +80,7 @@ func TestMovedToAnothersSet(t *testing.T) {
 		return rotation.Observation{Cert: leaf.PEM(), Key: leaf.KeyPEM(t), CA: third.PEM()}
 	}
 	moving(t, theirs, func(t *testing.T, w *world, held rotation.Observation) {
+		w.letIn(t, "pgadmin", "Third CA")
 		for _, name := range mesh {
 			if o, err := w.target.Observe(t.Context(), name); err != nil || !bytes.Contains(o.CA, held.CA) {
 				t.Errorf("%s does not trust what pgadmin's leaf chains to (%v)", name, err)

@@ -69,7 +69,7 @@ func (e *Engine) turn(ctx context.Context, s *service, w World, now time.Time) e
 	if err != nil {
 		return err
 	}
-	s.remarks, s.rests = s.remarksOn(seen, now), false
+	s.remarks, s.rests, s.brings = s.remarksOn(seen, now), false, seen.Barred
 	e.noteClaim(s, seen)
 	var action Action
 	before := s.State
@@ -194,6 +194,7 @@ func (e *Engine) judge(s *service, o Observation, err error) (Seen, error) {
 	if o.Instance != "" && o.Instance == s.form.Made {
 		seen.Form.Made = s.form.Made // whatever has become of the signs of it
 	}
+	seen.Barred = e.barredBy(s, seen)
 	if seen.Form.Made != "" {
 		seen.Deviations = slices.Concat(o.Deviations, o.IfMade)
 	}

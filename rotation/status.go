@@ -77,6 +77,7 @@ type ServiceStatus struct {
 	Error         string    `json:"error,omitempty"`
 	Hint          string    `json:"hint,omitempty"`
 	WaitsFor      string    `json:"waitsFor,omitempty"` // while places are taken over: why its processes may refuse leaves that are signed anew
+	Brings        string    `json:"brings,omitempty"`   // other CAs that all would trust if its place were taken over: an operator must let them in
 	Remarks       []Remark  `json:"remarks,omitempty"`
 }
 
@@ -156,7 +157,7 @@ func (e *Engine) serviceStatus(s *service, now time.Time) ServiceStatus {
 		ForeignWrites: foreign, Healed: s.healed, Issued: s.issued, LastHeal: s.lastHeal,
 		Error: s.finding, Hint: s.hint, Remarks: s.remarks,
 	}
-	status.WaitsFor = s.waits
+	status.WaitsFor, status.Brings = s.waits, s.brings
 	switch {
 	case s.refused:
 		status.State = StateRefused

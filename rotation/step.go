@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"crypto"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"slices"
@@ -60,13 +58,13 @@ type Seen struct {
 	Recorded bool              // the store has its record
 	Proven   bool              // the mark was made under this store's seal, for this place
 	Marked   bool              // the store has a record of what the mark names, under the service that it names
+	Barred   string            // strangers that it would bring to all, and that no operator has let in
 	Claim    Remark            // on another program's marks that are no obstacle, since ours is proven
 }
 
 // asMarked says whether the ca.crt that is there is the one that this store's seal says it wrote there.
 func (s *Seen) asMarked() bool {
-	sum := sha256.Sum256(s.CA)
-	return s.Proven && s.Mark.Bundle == hex.EncodeToString(sum[:])
+	return s.Proven && s.Mark.Bundle == digest(s.CA)
 }
 
 // An Action is what to do for one service.
@@ -134,6 +132,9 @@ func (s State) decide(w World, seen Seen, now time.Time) (State, Action) {
 	switch {
 	case !s.Known && seen.Empty():
 		return s, Action{Do: Issue, Reason: ReasonFirst}
+	case !s.Known && seen.Barred != "":
+		return s, Action{Do: Refuse, Reason: "holds the set of a CA that this mesh does not trust, and every service would if it were taken over: " + seen.Barred,
+			Hint: "if they are to: meshca adopt " + s.Service + " --continue; else take away what is there, and a new set is made"}
 	case !s.Known:
 		return s, Action{Do: Adopt}
 	case s.Leaf == nil && s.Takeover == nil:

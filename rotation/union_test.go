@@ -147,7 +147,7 @@ func TestRenewedElsewhere(t *testing.T) {
 	})
 }
 
-// TestAddedLater: a service that a new catalogue brings, with a set of a third CA. Its root enters the union, what
+// TestAddedLater: a service that a new catalogue brings, with a set of a third CA that is let in. Its root enters the union, what
 // is ours is written anew without being taken for somebody's doing, and only what is new is waited for.
 func TestAddedLater(t *testing.T) {
 	broken(t, func(t *testing.T, m *mess) {
@@ -164,6 +164,7 @@ func TestAddedLater(t *testing.T) {
 		if err := m.engine.Reload(t.Context(), policies(m.names), nil); err != nil {
 			t.Fatal(err)
 		}
+		m.letIn(t, "website", "Third CA")
 		m.wait(2 * time.Minute)
 		for _, name := range m.names {
 			if o := m.holds(t, name); !bytes.Contains(o.CA, third.PEM()) || !bytes.Contains(o.CA, m.one.PEM()) {
@@ -203,6 +204,7 @@ func TestOldTrustPutBack(t *testing.T) {
 		if err := m.engine.Reload(t.Context(), policies(m.names), nil); err != nil {
 			t.Fatal(err)
 		}
+		m.letIn(t, "website", "Third CA")
 		m.wait(2 * time.Minute)
 		putBack := func(o *rotation.Observation) { o.CA, o.Mark = old.CA, old.Mark }
 		for n := range 2 {

@@ -448,8 +448,10 @@ type ServiceName = string
 
 // ServiceStatus defines model for ServiceStatus.
 type ServiceStatus struct {
-	Due   *time.Time `json:"due,omitempty"`
-	Error *string    `json:"error,omitempty"`
+	// Brings other CAs that every service would trust if its place were taken over
+	Brings *string    `json:"brings,omitempty"`
+	Due    *time.Time `json:"due,omitempty"`
+	Error  *string    `json:"error,omitempty"`
 
 	// ForeignWrites within ten minutes
 	ForeignWrites int `json:"foreignWrites"`

@@ -25,7 +25,8 @@ func adoptCommand() *cobra.Command {
 ca.crt gets the union of trust; leaves are signed anew when every process that reads one is known to have
 loaded the union. Without --continue the plan is printed and nothing is changed. With it, processes that are
 waited for are waited for no longer: first it is printed who might refuse whom. That holds for places that are
-left alone too.
+left alone too. A place that would have every service trust a CA which none of them does is taken over when it is
+named with --continue, and not before.
 Exit code: 0 done, 1 there is nothing to do, or what was named is waited for still, 2 no process runs, or it is busy.`,
 		Example: `  meshca adopt --config meshca.yaml
   meshca adopt pgadmin --config meshca.yaml --continue`,
@@ -53,6 +54,10 @@ func adopt(cmd *cobra.Command, configPath, only string, proceed bool) error {
 		return err
 	}
 	writeRefusals(out, s, only)
+	brings := stranger(s, only)
+	if brings != "" {
+		fmt.Fprintf(out, "from then on every service accepts whoever is certified by %s\n", brings)
+	}
 	var whom client.AdoptRequest // all
 	if only != "" {
 		whom.Service = &only
@@ -61,10 +66,24 @@ func adopt(cmd *cobra.Command, configPath, only string, proceed bool) error {
 	if err != nil {
 		return err
 	}
+	if brings != "" {
+		fmt.Fprintf(out, "let in: %s is taken over in the next pass, see meshca adopt\n", only)
+		return nil
+	}
 	if s, _, err = askStatus(cmd.Context(), configPath); err != nil {
 		return err
 	}
 	return continued(out, s, only)
+}
+
+// stranger is what the named service's place brings and has to be let in, "" where it is nothing.
+func stranger(s *rotation.Status, only string) string {
+	for _, v := range s.Services {
+		if v.Name == only {
+			return v.Brings
+		}
+	}
+	return ""
 }
 
 // awaited are those that the process waits for, of all or of one.
