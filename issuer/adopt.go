@@ -69,13 +69,28 @@ func (r *Record) IsAsFound(file []byte) bool { return r.Adopted() && r.Found == 
 // Adopted says whether another CA signed the certificate.
 func (r *Record) Adopted() bool { return r.Issuing == 0 }
 
-// HasSerial says whether the store has the record of a certificate of that serial for the service.
+// HasSerial says whether the store has the record of a certificate of that serial for the service's place.
 func (i *Issuer) HasSerial(service, serial string) (has bool, err error) {
 	err = i.store.View(func(r store.Reader) error {
-		return newest(r, service, func(record *Record) bool {
-			has = record.Serial == serial
-			return !has
-		})
+		var keys []string
+		for key := range r.Scan(store.Prefix(adoptedPrefix + serial + "/")) {
+			keys = append(keys, key)
+		}
+		if seq, ours := r.Get(serialPrefix + serial); ours {
+			keys = append(keys, recordPrefix+string(seq))
+		}
+		for _, key := range keys {
+			seq, err := seqOf(key)
+			if err != nil {
+				return err
+			}
+			record, err := getRecord(r, seq)
+			if err != nil {
+				return err
+			}
+			has = has || record.Service == service && record.Caller == ""
+		}
+		return nil
 	})
 	return has, err
 }

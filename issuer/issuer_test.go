@@ -434,3 +434,25 @@ func TestUnknownServiceIsTyped(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestHasSerial: a serial is the service's where its record is, for its place, not for a caller's.
+func TestHasSerial(t *testing.T) {
+	i, _ := newIssuer(t, "envoy", "pgadmin")
+	envoy := issue(t, i, "envoy", now).Record().Serial
+	ask := request(t, "envoy", profile.ECDSAP256)
+	ask.Caller = "admin"
+	asked, err := i.Issue(ask, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		service, serial string
+		want            bool
+	}{
+		{"envoy", envoy, true}, {"pgadmin", envoy, false}, {"envoy", asked.Record().Serial, false}, {"envoy", "1", false}, {"envoy", "", false},
+	} {
+		if has, err := i.HasSerial(tc.service, tc.serial); has != tc.want || err != nil {
+			t.Errorf("%s has %q: %t, %v", tc.service, tc.serial, has, err)
+		}
+	}
+}
