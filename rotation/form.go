@@ -89,6 +89,13 @@ func (e *Engine) forgotten(r store.Reader, now time.Time) (keys []string, err er
 			keys = append(keys, key)
 		}
 	}
+	for _, prefix := range []string{wordPrefix, admittedPrefix} {
+		for key := range r.Scan(store.Prefix(prefix)) {
+			if e.services[strings.TrimPrefix(key, prefix)] == nil {
+				keys = append(keys, key)
+			}
+		}
+	}
 	for key := range r.Scan(store.Prefix(takeoverPrefix)) {
 		name, subject, _ := strings.Cut(strings.TrimPrefix(key, takeoverPrefix), "/")
 		if s := e.services[name]; s != nil && (subject == "" || subject == s.Subject) {

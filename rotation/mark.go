@@ -24,6 +24,10 @@ func (m *Mark) sign(a *ca.Authority, subject string) string {
 // has none proves nothing.
 func (m *Mark) outlived(now time.Time) bool { return !m.NotAfter.IsZero() && now.After(m.NotAfter) }
 
+// mayProve says whether a record must be in the store that wrote the mark. One without a serial was written while
+// another CA's leaf was there, and says of no time until when: whoever has kept it may put it there again in years.
+func (m *Mark) mayProve(now time.Time) bool { return m.Serial != "" && !m.outlived(now) }
+
 // proven says whether this store's seal made the mark for this place.
 func (m *Mark) proven(a *ca.Authority, subject string) bool {
 	return m != nil && hmac.Equal([]byte(m.MAC), []byte(m.sign(a, subject)))

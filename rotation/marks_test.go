@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -529,4 +530,35 @@ func TestMarkOfAPrunedRecord(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestMarkWithoutEnd: the mark of a set whose leaf was another CA's names no leaf, and so no time until when it matters.
+// Put there again when the store has long forgotten the service, it stops nobody else.
+func TestMarkWithoutEnd(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.ruin(t, 48*time.Hour)
+		m.retain, m.sweep = time.Hour, time.Hour
+		stop := m.run(t)
+		old := m.holds(t, "search")
+		if old.Mark == nil || old.Mark.Serial != "" {
+			t.Fatalf("its mark is %+v", old.Mark)
+		}
+		others := slices.DeleteFunc(slices.Clone(m.names), func(name string) bool { return name == "search" })
+		if err := m.engine.Reload(t.Context(), policies(others), nil); err != nil {
+			t.Fatal(err)
+		}
+		m.wait(51 * time.Hour) // its leaf has expired, and what was recorded of it is pruned
+		if err := m.engine.Reload(t.Context(), policies(m.names), nil); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if s := m.status(t, "search"); s.State != rotation.StateRefused {
+			t.Errorf("%+v", s)
+		}
+		m.wantHealed(t, "envoy")
+		stop()
+		if err := m.start(t); err != nil {
+			t.Errorf("start: %v", err)
+		}
+	})
 }

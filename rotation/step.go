@@ -221,7 +221,7 @@ func object(s State, w World, seen Seen, now time.Time) objection {
 	case mark.Store != identity:
 		return objection{fmt.Sprintf("was written by another meshca, whose store is %s; this store is %s", mark.Store, identity),
 			"put that store back, or take the place away from it: move it away, or start with --accept, which says first what breaks",
-			seen.Proven && !mark.outlived(now)}
+			seen.Proven && mark.mayProve(now)}
 	case !seen.Proven:
 		return objection{"says that this store wrote it, and its seal did not: it was copied here, or forged",
 			"take " + seen.MarkIn + " away there, or start with --accept, which says first what breaks", false}
@@ -242,10 +242,10 @@ func objectToOurs(s State, w World, seen Seen, now time.Time) objection {
 	case mark.outlived(now):
 		return objection{}
 	case !s.Known:
-		return objection{"was written by this store, which has no record of it: the store is older than what it serves", putBack, true}
+		return objection{"was written by this store, which has no record of it: the store is older than what it serves", putBack, mark.mayProve(now)}
 	case !seen.Marked:
 		return objection{fmt.Sprintf("says that this store wrote leaf %s, of which the store has no record: the store is older than what it serves",
-			mark.Serial), putBack, true}
+			mark.Serial), putBack, mark.mayProve(now)}
 	}
 	return objection{}
 }
