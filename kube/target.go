@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/meshca/meshca/rotation"
 )
@@ -197,40 +200,59 @@ func (t *Target) mendGlass(ctx context.Context, s Service, v secretVersion) (ver
 	return mended.Metadata.ResourceVersion, err
 }
 
-// Readers implements [rotation.Target]: the pods that read the Secrets, one list for each namespace.
-func (t *Target) Readers(ctx context.Context, services []string) (map[string]rotation.Readers, error) {
-	secrets := make(map[string]map[string]bool) // by namespace
-	for _, name := range services {
-		s, err := t.service(name)
-		if err != nil {
-			return nil, err
-		}
-		if secrets[s.Namespace] == nil {
-			secrets[s.Namespace] = make(map[string]bool)
-		}
-		secrets[s.Namespace][s.Secret] = true
-	}
-	pods := make(map[string]map[string][]Pod)
+// readersTimeout bounds the question who reads the Secrets of one namespace: whoever may make pods there may make many.
+const readersTimeout = 2 * callTimeout
+
+// Readers implements [rotation.Target]: the pods that read the Secrets, one list for each namespace. One that does not
+// answer keeps nothing from the others.
+func (t *Target) Readers(ctx context.Context, services []string) map[string]rotation.Readers {
 	all := make(map[string]rotation.Readers, len(services))
+	in := make(map[string][]Service) // by namespace
 	for _, name := range services {
 		s, err := t.service(name)
 		if err != nil {
-			return nil, err
+			all[name] = rotation.Readers{Err: err}
+			continue
 		}
-		if pods[s.Namespace] == nil {
-			reading, err := t.client.readers(ctx, s.Namespace, secrets[s.Namespace])
-			if err != nil {
-				return nil, hinted(err)
-			}
-			pods[s.Namespace] = reading
-		}
-		r := rotation.Readers{Declared: s.Readers}
-		for _, pod := range pods[s.Namespace][s.Secret] {
+		in[s.Namespace] = append(in[s.Namespace], s)
+	}
+	var mu sync.Mutex // guards all
+	var group errgroup.Group
+	group.SetLimit(atOnce)
+	for namespace, services := range in {
+		group.Go(func() error { // ends with Readers
+			ctx, cancel := context.WithTimeout(ctx, readersTimeout)
+			defer cancel()
+			read := t.readersIn(ctx, namespace, services)
+			mu.Lock()
+			defer mu.Unlock()
+			maps.Copy(all, read)
+			return nil
+		})
+	}
+	_ = group.Wait() // no error is returned above
+	return all
+}
+
+// readersIn is Readers for the services of one namespace.
+func (t *Target) readersIn(ctx context.Context, namespace string, services []Service) map[string]rotation.Readers {
+	secrets := make(map[string]bool)
+	for _, s := range services {
+		secrets[s.Secret] = true
+	}
+	pods, err := t.client.readers(ctx, namespace, secrets)
+	if err != nil {
+		err = hinted(err)
+	}
+	all := make(map[string]rotation.Readers, len(services))
+	for _, s := range services {
+		r := rotation.Readers{Declared: s.Readers, Err: err}
+		for _, pod := range pods[s.Secret] {
 			r.Known = append(r.Known, rotation.Reader{Name: pod.Namespace + "/" + pod.Name, Created: pod.Created})
 		}
-		all[name] = r
+		all[s.Name] = r
 	}
-	return all, nil
+	return all
 }
 
 // Tell implements [rotation.Target]: an Event on the Secret and on the service's workloads, later.

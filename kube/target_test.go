@@ -21,7 +21,7 @@ func TestServiceThatLeft(t *testing.T) {
 	target.SetCatalogue([]Service{{Name: "envoy", Namespace: "default", Secret: "envoy-mtls-cert"}})
 	target.SetCatalogue(nil)
 	_, observed := target.Observe(t.Context(), "envoy")
-	_, read := target.Readers(t.Context(), []string{"envoy"})
+	read := target.Readers(t.Context(), []string{"envoy"})["envoy"].Err
 	for what, err := range map[string]error{
 		"observe": observed, "readers": read,
 		"write": target.Write(t.Context(), "envoy", rotation.Material{}, secretVersion{}),

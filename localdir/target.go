@@ -85,8 +85,8 @@ func (t *Target) Place(service string) string { return filepath.Join(t.root, ser
 func (t *Target) Subject(service string) string { return service }
 
 // Readers implements [rotation.Target]. Who reads a folder cannot be seen.
-func (t *Target) Readers(context.Context, []string) (map[string]rotation.Readers, error) {
-	return nil, nil
+func (t *Target) Readers(context.Context, []string) map[string]rotation.Readers {
+	return nil
 }
 
 // Publish implements [rotation.Target]. Every service's folder has the bundle, and nobody else knows of it.

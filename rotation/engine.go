@@ -116,7 +116,8 @@ type service struct {
 	form     Form      // as the store has it
 	forms    bucket    // its records
 	renewals bucket    // that were asked for
-	healed   int       // since the start
+	turns    int       // since the start, as all that follows
+	healed   int
 	issued   int
 	lastHeal time.Time
 }
@@ -198,8 +199,31 @@ func (e *Engine) Start(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// look observes places for the turns that follow.
-func (e *Engine) look(ctx context.Context, names []string) { e.take(lookAt(ctx, e.Target, names)) }
+// look observes places for the turns that follow. One that hangs keeps nobody waiting: meanwhile those whose places
+// change have their turn, and what was seen of them before is not used. It returns their names.
+func (e *Engine) look(ctx context.Context, names []string) (served map[string]bool) {
+	seen, turns := make([]look, len(names)), make([]int, len(names))
+	var jobs []job
+	for i, name := range names {
+		turns[i] = e.services[name].turns
+		jobs = append(jobs, job{name, func() error {
+			seen[i].Observation, seen[i].err = e.Target.Observe(ctx, name)
+			return nil
+		}})
+	}
+	_ = e.work(ctx, jobs) // what turns in between could not record is recorded with the next ones
+	looks := make(Looks, len(names))
+	served = make(map[string]bool)
+	for i, name := range names {
+		if e.services[name].turns == turns[i] {
+			looks[name] = seen[i]
+		} else {
+			served[name] = true
+		}
+	}
+	e.take(looks)
+	return served
+}
 
 // take keeps observations for the turns that follow. A place that cannot be observed is left to its turn, which
 // says so.

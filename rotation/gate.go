@@ -21,12 +21,15 @@ func (e *Engine) see(ctx context.Context, now time.Time) {
 		return
 	}
 	awaited := slices.DeleteFunc(e.names(), func(name string) bool { s := e.services[name]; return s.Known && !s.consumed() })
-	e.look(ctx, slices.DeleteFunc(slices.Clone(awaited), func(name string) bool {
+	served := e.look(ctx, slices.DeleteFunc(slices.Clone(awaited), func(name string) bool {
 		s := e.services[name]
 		return s.ahead != nil || s.throttled && s.backsOff(now)
 	}))
 	for _, name := range awaited {
 		s := e.services[name]
+		if served[name] {
+			continue // its turn has noted what it saw
+		}
 		if s.unseen = s.ahead == nil || s.ahead.err != nil; s.unseen {
 			continue
 		}
@@ -62,11 +65,15 @@ func (e *Engine) trusted(ctx context.Context, now time.Time) bool {
 	if !e.takingOver() {
 		return true
 	}
-	readers, err := e.Target.Readers(ctx, asked)
+	var readers map[string]Readers
+	_ = e.work(ctx, []job{{askingWho, func() error { // as in look
+		readers = e.Target.Readers(ctx, asked)
+		return nil
+	}}})
 	open := true
 	for _, name := range e.names() {
 		s := e.services[name]
-		if s.waits = e.waitsFor(s, readers[name], err, now); s.waits != "" && e.continued(s) {
+		if s.waits = e.waitsFor(s, readers[name], now); s.waits != "" && e.continued(s) {
 			s.waits = ""
 		}
 		open = open && s.waits == ""
@@ -74,9 +81,12 @@ func (e *Engine) trusted(ctx context.Context, now time.Time) bool {
 	return open
 }
 
+// askingWho is the job that asks the target who reads. It is no service's name.
+const askingWho = "who reads"
+
 // waitsFor says what stands between the service and the certainty that its readers trust our root, "" if nothing
-// does. err is why it is not known who reads it.
-func (e *Engine) waitsFor(s *service, r Readers, err error, now time.Time) string {
+// does.
+func (e *Engine) waitsFor(s *service, r Readers, now time.Time) string {
 	switch {
 	case s.unread:
 		return "its records cannot be read, so it is not known whom its processes trust"
@@ -84,8 +94,8 @@ func (e *Engine) waitsFor(s *service, r Readers, err error, now time.Time) strin
 		return e.mayRefuse(s, now)
 	case !s.consumed():
 		return ""
-	case err != nil:
-		return fmt.Sprintf("it is not known who reads it: %v", err)
+	case r.Err != nil:
+		return fmt.Sprintf("it is not known who reads it: %v", r.Err)
 	}
 	return s.waitsForAll(r, e.HoldDown, now)
 }
@@ -179,18 +189,31 @@ func (e *Engine) noteTrust(s *service, seen Seen, now time.Time) error {
 	asWritten := bytes.Equal(seen.CA, authority.BundleFor(s.Service).PEM()) // which need not be parsed
 	switch holds := asWritten || trusts(seen.CA, authority.Root().Certificate); {
 	case holds && seen.Proven && next.InPlace.IsZero():
-		next.Placed, next.InPlace, next.Written = true, now.UTC(), seen.Written.UTC()
+		next.Placed, next.InPlace, next.Written = true, now.UTC(), next.writtenAt(seen)
 		e.changedAgain("") // the pass that follows acts on it
 	case holds && seen.Proven && next.Written.IsZero() && !seen.Written.IsZero():
-		next.Written = seen.Written.UTC()
+		next.Written = next.writtenAt(seen)
 	case !holds && !next.InPlace.IsZero():
-		next.InPlace, next.Written = time.Time{}, time.Time{}
+		next.InPlace, next.Written, next.Missing = time.Time{}, time.Time{}, now.UTC()
 		next.Continued = false // it was said of readers that had loaded something else
 	default:
 		return nil
 	}
 	e.moved.Store(true)
 	return e.keepTakeover(map[*service]*Takeover{s: &next})
+}
+
+// clocksApart is by how much the target's clock may be behind ours.
+const clocksApart = time.Minute
+
+// writtenAt is when the ca.crt with our root was written, by the target's clock, zero where that is not known. What the
+// target keeps of it may be forged by whoever writes to the place, so that his own processes are not waited for: it was
+// not there yet when it was last seen to be missing.
+func (t *Takeover) writtenAt(seen Seen) time.Time {
+	if seen.Written.IsZero() {
+		return time.Time{}
+	}
+	return later(seen.Written, later(t.Since, t.Missing).Add(-clocksApart)).UTC()
 }
 
 // keepTakeover records what is known of places that are taken over.

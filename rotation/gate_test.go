@@ -277,3 +277,40 @@ func TestManyChangesAtOnce(t *testing.T) {
 		m.wantAllAnew(t)
 	})
 }
+
+// TestForgedTime: whoever may write to a place may forge when the union was written there. Processes that are older than
+// what was last seen to be without it are waited for all the same.
+func TestForgedTime(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		var forged atomic.Bool
+		m.target.Now = func() time.Time {
+			if forged.Load() {
+				return time.Now().Add(-24 * time.Hour)
+			}
+			return time.Now()
+		}
+		forged.Store(true)
+		m.read(time.Now().Add(-time.Hour), incident...)
+		stop := m.run(t)
+		defer stop()
+		m.wait(10 * time.Minute)
+		m.wantUnion(t)
+		m.wantAwaited(t, incident...)
+		m.read(time.Now(), incident...)
+		m.read(time.Now().Add(-time.Hour), "search")
+		m.wait(10 * time.Minute)
+		m.wantAwaited(t, "search")
+
+		created := time.Now()
+		m.wait(10 * time.Minute)
+		m.target.Change("envoy", func(o *rotation.Observation) { o.CA = m.two.PEM() })
+		synctest.Wait()
+		m.read(created, incident...) // envoy's between the union and somebody else's ca.crt
+		m.wait(10 * time.Minute)
+		m.wantUnion(t)
+		m.wantAwaited(t, "envoy")
+		m.read(time.Now(), "envoy")
+		m.wait(2 * time.Minute)
+		m.wantAllAnew(t)
+	})
+}

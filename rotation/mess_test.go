@@ -47,10 +47,16 @@ func newMess(t *testing.T) *mess {
 	w.names, w.hold, w.target.Now = incident, hold, time.Now
 	now := time.Now()
 	m := &mess{world: w, one: catest.NewForeign(t, "Old mesh CA", now), two: catest.NewForeign(t, "New mesh CA", now), readers: make(map[string]rotation.Readers)}
-	w.target.Read = func([]string) (map[string]rotation.Readers, error) {
+	w.target.Read = func(services []string) map[string]rotation.Readers {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return maps.Clone(m.readers), m.unread
+		all := maps.Clone(m.readers)
+		for _, name := range services {
+			if m.unread != nil {
+				all[name] = rotation.Readers{Err: m.unread}
+			}
+		}
+		return all
 	}
 	m.ruin(t, 29*24*time.Hour)
 	return m

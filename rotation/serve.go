@@ -16,6 +16,7 @@ import (
 
 // serve brings one service to where it should be: observe, decide, act.
 func (e *Engine) serve(ctx context.Context, s *service, w World, now time.Time) {
+	s.turns++
 	if w.Run && s.Leaf != nil && !now.Before(Due(s.Leaf.Record(), w.RenewAt)) {
 		s.Owed = true // also if it cannot be done now: a run is not lost to a failure
 	}

@@ -32,6 +32,7 @@ type Takeover struct {
 	// Since when its ca.crt holds our root, by our clock and by the target's. Zero: it does not, or it is not known.
 	InPlace time.Time `json:"inPlace,omitzero"`
 	Written time.Time `json:"written,omitzero"`
+	Missing time.Time `json:"missing,omitzero"` // when it was last seen to hold it no longer, by our clock
 }
 
 // A FoundLeaf says of what use the leaf is that was found.

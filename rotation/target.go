@@ -37,7 +37,7 @@ type Target interface {
 	// an error where it cannot watch: then changes are found by the sweep.
 	Watch(ctx context.Context, services []string, changed func(service string)) error
 	// Readers tells, for each of the services, who may have read its set.
-	Readers(ctx context.Context, services []string) (map[string]Readers, error)
+	Readers(ctx context.Context, services []string) map[string]Readers
 	// Publish puts the trust bundle where those find it who only verify. It writes nothing where it is there, and
 	// nothing where somebody has written since the last call: those are in changed, as Watch names them, and the
 	// services' places are looked at again first. What fails in one does not keep it from the others.
@@ -119,6 +119,7 @@ type Form struct {
 type Readers struct {
 	Known    []Reader
 	Declared DeclaredReaders
+	Err      error // why it is not known who reads it; nil where it is
 }
 
 // DeclaredReaders is what the catalogue says of readers that cannot be seen.

@@ -143,3 +143,68 @@ func TestUnseenHangs(t *testing.T) {
 		w.check(t)
 	})
 }
+
+// TestLooksHang: while a mesh is taken over, neither a place that cannot be looked at nor a target that does not say who
+// reads keeps the others from being healed.
+func TestLooksHang(t *testing.T) {
+	for what, hangs := range map[string]func(m *mess, h *hanging){
+		"observe": func(m *mess, h *hanging) { m.target.Unreachable = h.wait },
+		"readers": func(m *mess, h *hanging) {
+			read := m.target.Read
+			m.target.Read = func(services []string) map[string]rotation.Readers {
+				_ = h.wait("search")
+				return read(services)
+			}
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			broken(t, func(t *testing.T, m *mess) {
+				h := &hanging{of: func(service string) bool { return service == "search" }}
+				hangs(m, h)
+				m.read(time.Now().Add(-time.Hour), incident...)
+				stop := m.run(t)
+				h.on.Store(true)
+				for h.now.Load() == 0 { // the next sweep
+					time.Sleep(time.Second)
+				}
+				time.Sleep(time.Second)
+				for range 3 {
+					m.wantHealed(t, "envoy")
+				}
+				if h.now.Load() == 0 {
+					t.Error("nothing hangs any more")
+				}
+				h.on.Store(false)
+				m.wait(5 * time.Minute)
+				m.wantUnion(t)
+				m.read(time.Now().Add(hold), incident...)
+				m.wait(5 * time.Minute)
+				m.wantAllAnew(t)
+				stop()
+			})
+		})
+	}
+}
+
+// TestLookIsOlder: what was seen of a place before its turn in between is not acted on after it.
+func TestLookIsOlder(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		h := &hanging{of: func(service string) bool { return service == "search" }}
+		var damage atomic.Bool
+		m.target.Unreachable = func(service string) error {
+			if service == "pgadmin" && damage.CompareAndSwap(true, false) {
+				m.target.Change("pgadmin", func(o *rotation.Observation) { o.Key = nil })
+			}
+			return h.wait(service)
+		}
+		m.read(time.Now().Add(-time.Hour), incident...)
+		stop := m.run(t)
+		h.on.Store(true)
+		damage.Store(true)
+		m.wait(2 * time.Minute)
+		stop()
+		if n := m.issued(t, "pgadmin"); n != 2 || damage.Load() {
+			t.Errorf("%d leaves were issued for pgadmin, want the first and another for the lost key", n)
+		}
+	})
+}

@@ -32,7 +32,7 @@ type Memory struct {
 	// Now, where set, is the target's clock.
 	Now func() time.Time
 	// Read, where set, tells who reads the services' sets.
-	Read func(services []string) (map[string]rotation.Readers, error)
+	Read func(services []string) map[string]rotation.Readers
 	// Unreachable, where set, is the error of Observe.
 	Unreachable func(service string) error
 	// Unwatched, where set, is the error of Watch.
@@ -134,9 +134,9 @@ func (m *Memory) Watch(ctx context.Context, _ []string, changed func(string)) er
 }
 
 // Readers implements [rotation.Target].
-func (m *Memory) Readers(_ context.Context, services []string) (map[string]rotation.Readers, error) {
+func (m *Memory) Readers(_ context.Context, services []string) map[string]rotation.Readers {
 	if m.Read == nil {
-		return nil, nil
+		return nil
 	}
 	return m.Read(services)
 }
