@@ -157,6 +157,9 @@ func next(s *rotation.Status, v rotation.ServiceStatus) string {
 	if v.Error != "" {
 		steps = append(steps, v.Error)
 	}
+	if v.Brings != "" {
+		steps = append(steps, v.Hint)
+	}
 	switch waits := slices.Contains(s.Waiting, v.Name); {
 	case waits && v.WaitsFor != "":
 		steps = append(steps, "its leaf is signed anew after: "+v.WaitsFor)

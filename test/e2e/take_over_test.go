@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -150,4 +151,57 @@ func checkNotWorse(t *testing.T, what string, before map[[2]string]bool, now ...
 			}
 		}
 	}
+}
+
+// TestStranger: a service that the catalogue brings later, with a set of a CA that none of the others trusts, is left alone
+// until an operator names it. A word on all does not let that CA in.
+func TestStranger(t *testing.T) {
+	t.Parallel()
+	m := twoCAs(t)
+	stranger := newForeignCA(t)
+	trusting := func() (services []string) {
+		for _, service := range fiveServices {
+			if bytes.Contains(readFile(t, m.Path(service, caFile)), stranger.PEM()) {
+				services = append(services, service)
+			}
+		}
+		return services
+	}
+	p := m.Start()
+	m.AwaitState(p, "envoy", "taking over")
+	must(t, os.MkdirAll(m.Path("website"), 0o755))
+	stranger.WriteSet(t, m.Path("website"), "website")
+	writeFile(t, m.Path("website", caFile), stranger.PEM())
+	held := snapshot(t, m.Path("website"))
+	m.Configure(Settings{Services: withFive("website")})
+	m.AwaitState(p, "website", "refused")
+	adopt := func(args ...string) string {
+		t.Helper()
+		a := m.Run(append([]string{"adopt", "--config", m.Config()}, args...)...)
+		if a.Code != 0 {
+			t.Fatalf("adopt %v: %d\n%s%s", args, a.Code, a.Stdout, a.Stderr)
+		}
+		return a.Stdout
+	}
+	if plan := adopt(); !strings.Contains(plan, "if they are to: meshca adopt website --continue") {
+		t.Errorf("the plan does not say how it is let in:\n%s", plan)
+	}
+	adopt("--continue")
+	m.AwaitState(p, "envoy", "kept")
+	m.AwaitState(p, "website", "refused")
+	checkUnchanged(t, held, snapshot(t, m.Path("website")))
+	if services := trusting(); len(services) > 0 {
+		t.Errorf("%v trust a CA that nobody has let in", services)
+	}
+	if said := adopt("website", "--continue"); !strings.Contains(said, "from then on every service accepts whoever is certified by ") {
+		t.Errorf("what it means is not said:\n%s", said)
+	}
+	m.AwaitState(p, "website", "taking over")
+	await(t, "all trust it", func() error {
+		if services := trusting(); len(services) < len(fiveServices) {
+			return fmt.Errorf("only %v do", services)
+		}
+		return nil
+	})
+	checkAllPairs(t, m)
 }
