@@ -773,7 +773,8 @@ type ClientInterface interface {
 	// AdoptWithBody Wait no longer while a mesh is taken over
 	//
 	// The word of an operator who may `rotate` that processes which may not have loaded the union of trust need not be
-	// waited for. The status says whom that breaks.
+	// waited for. The status says whom that breaks. For a named service whose place brings another CA, which `brings` of
+	// its status names, it is the word that every service is to trust that CA.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -783,7 +784,8 @@ type ClientInterface interface {
 	// Adopt Wait no longer while a mesh is taken over
 	//
 	// The word of an operator who may `rotate` that processes which may not have loaded the union of trust need not be
-	// waited for. The status says whom that breaks.
+	// waited for. The status says whom that breaks. For a named service whose place brings another CA, which `brings` of
+	// its status names, it is the word that every service is to trust that CA.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1017,7 +1019,8 @@ func (c *Raw) GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn) (
 // AdoptWithBody Wait no longer while a mesh is taken over
 //
 // The word of an operator who may `rotate` that processes which may not have loaded the union of trust need not be
-// waited for. The status says whom that breaks.
+// waited for. The status says whom that breaks. For a named service whose place brings another CA, which `brings` of
+// its status names, it is the word that every service is to trust that CA.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1037,7 +1040,8 @@ func (c *Raw) AdoptWithBody(ctx context.Context, contentType string, body io.Rea
 // Adopt Wait no longer while a mesh is taken over
 //
 // The word of an operator who may `rotate` that processes which may not have loaded the union of trust need not be
-// waited for. The status says whom that breaks.
+// waited for. The status says whom that breaks. For a named service whose place brings another CA, which `brings` of
+// its status names, it is the word that every service is to trust that CA.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -2366,7 +2370,8 @@ type ClientWithResponsesInterface interface {
 	// AdoptWithBodyWithResponse Wait no longer while a mesh is taken over
 	//
 	// The word of an operator who may `rotate` that processes which may not have loaded the union of trust need not be
-	// waited for. The status says whom that breaks.
+	// waited for. The status says whom that breaks. For a named service whose place brings another CA, which `brings` of
+	// its status names, it is the word that every service is to trust that CA.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -2376,7 +2381,8 @@ type ClientWithResponsesInterface interface {
 	// AdoptWithResponse Wait no longer while a mesh is taken over
 	//
 	// The word of an operator who may `rotate` that processes which may not have loaded the union of trust need not be
-	// waited for. The status says whom that breaks.
+	// waited for. The status says whom that breaks. For a named service whose place brings another CA, which `brings` of
+	// its status names, it is the word that every service is to trust that CA.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4810,7 +4816,8 @@ func (c *ClientWithResponses) GetReadinessWithResponse(ctx context.Context, reqE
 // AdoptWithBodyWithResponse Wait no longer while a mesh is taken over
 //
 // The word of an operator who may `rotate` that processes which may not have loaded the union of trust need not be
-// waited for. The status says whom that breaks.
+// waited for. The status says whom that breaks. For a named service whose place brings another CA, which `brings` of
+// its status names, it is the word that every service is to trust that CA.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -4826,7 +4833,8 @@ func (c *ClientWithResponses) AdoptWithBodyWithResponse(ctx context.Context, con
 // AdoptWithResponse Wait no longer while a mesh is taken over
 //
 // The word of an operator who may `rotate` that processes which may not have loaded the union of trust need not be
-// waited for. The status says whom that breaks.
+// waited for. The status says whom that breaks. For a named service whose place brings another CA, which `brings` of
+// its status names, it is the word that every service is to trust that CA.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
