@@ -346,7 +346,7 @@ func (a *Authority) CheckTime(now time.Time) error {
 // Sign signs a leaf's template with this issuing CA and returns the certificate's DER. Package issuer is
 // the one caller: it checks the template before, the result after, and records it.
 func (i *IssuingCA) Sign(template *x509.Certificate) ([]byte, error) {
-	return x509.CreateCertificate(rand.Reader, template, i.Certificate, template.PublicKey, i.key)
+	return profile.SignLeaf(template, i.Certificate, i.key)
 }
 
 // TestKey signs random bytes, which are no certificate, to find out whether the key works.
