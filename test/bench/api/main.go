@@ -79,9 +79,6 @@ func run(o options) error {
 		return err
 	}
 	requests := filepath.Join(dir, "requests.pem")
-	if err := writeRequests(requests); err != nil {
-		return err
-	}
 	disk, err := openDisk(dir)
 	if err != nil {
 		return err
@@ -91,6 +88,9 @@ func run(o options) error {
 	all := make(results)
 	for pass := range o.passes {
 		for _, clients := range o.clients {
+			if err := writeRequests(requests); err != nil { // new ones, as callers make new keys
+				return err
+			}
 			// Whoever comes first finds the machine as the others left it: that changes with each pass.
 			for i := range servers {
 				s := servers[(i+pass)%len(servers)]

@@ -24,19 +24,22 @@ func Commits(path string) (uint64, error) {
 	}
 	defer f.Close()
 	const (
-		magic  = 0xED0CDAED
-		header = 16 // of a page; then magic, version, page size, flags, root (16 bytes), freelist, high water mark
-		id     = header + 4*4 + 16 + 8 + 8
+		magic    = 0xED0CDAED
+		header   = 16 // of a page; then magic, version, page size, flags, root (16 bytes), freelist, high water mark
+		pageSize = header + 4 + 4
+		id       = header + 4*4 + 16 + 8 + 8
 	)
 	var newest uint64
+	size := int64(0) // of a page, as the first one says
 	for page := range int64(2) {
 		meta := make([]byte, id+8)
-		if _, err := f.ReadAt(meta, page*int64(os.Getpagesize())); err != nil && !errors.Is(err, io.EOF) {
+		if _, err := f.ReadAt(meta, page*size); err != nil && !errors.Is(err, io.EOF) {
 			return 0, err
 		}
 		if binary.NativeEndian.Uint32(meta[header:]) != magic {
 			return 0, fmt.Errorf("%s: page %d is not one of bbolt's meta pages", path, page)
 		}
+		size = int64(binary.NativeEndian.Uint32(meta[pageSize:]))
 		newest = max(newest, binary.NativeEndian.Uint64(meta[id:]))
 	}
 	return newest, nil
