@@ -25,6 +25,7 @@ func TestMesh(t *testing.T) {
 		"reading some by name": testReadSome,
 		"nobody answers":       testNobodyAnswers,
 		"a binary bundle":      testBinaryBundle, "publish in some": testPublishInSome,
+		"an immutable bundle":  testImmutableBundle,
 		"repair, the incident": testRepairIncident, "repair, races": testRepairRaces, "repair, guard": testRepairGuard, "repair, pods": testRepairPods,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, m) })

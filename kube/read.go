@@ -13,13 +13,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/meshca/meshca/kube/guard"
 	"github.com/meshca/meshca/rotation"
 	"github.com/meshca/meshca/verify"
 )
 
 // BundleMap is the ConfigMap that has the trust bundle, in its key ca.crt, in each namespace of a service: for
 // whoever only verifies.
-const BundleMap = "meshca-ca"
+const BundleMap = guard.TrustBundle
 
 // An Item says which Secret a service reads.
 type Item struct{ Service, Namespace, Secret string }

@@ -39,6 +39,7 @@ type Target struct {
 	versions map[string]string  // by service, or by the bundle's path: the resourceVersion of what was read or written last, "" of none
 	uids     map[string]string  // of the Secrets, for Events
 	bundles  map[string]string  // by namespace: the bundle that was seen in its ConfigMap last as it should be
+	stuck    map[string]string  // by namespace: the version of an immutable ConfigMap that was told of
 	made     map[string]string  // uids of those that were made and, maybe, not observed since
 }
 
@@ -46,7 +47,7 @@ type Target struct {
 func New(c *Client, mode WatchMode, log *slog.Logger) *Target {
 	t := &Target{client: c, mode: mode, log: log,
 		watches:  refusals{what: "changes are noticed in the sweep alone"},
-		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string), bundles: make(map[string]string), made: make(map[string]string)}
+		services: make(map[string]Service), versions: make(map[string]string), uids: make(map[string]string), bundles: make(map[string]string), stuck: make(map[string]string), made: make(map[string]string)}
 	t.events = newEvents(c, t.service, log)
 	return t
 }

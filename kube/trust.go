@@ -78,6 +78,7 @@ func (t *Target) publish(ctx context.Context, namespace, bundle string) error {
 		return nil
 	}
 	if live.Immutable != nil && *live.Immutable {
+		t.tellStuck(&live, namespace, bundle)
 		return fmt.Errorf("%s is immutable: delete it, and meshca makes it anew", at)
 	}
 	if !t.mayWriteOver(at, live.ResourceVersion) {
@@ -126,19 +127,44 @@ func (t *Target) bundleSeen(namespace, bundle string) (before string) {
 
 // tellBundle says what was put right in a ConfigMap that had the bundle before: in the log, and as an Event on it.
 func (t *Target) tellBundle(was, now *corev1.ConfigMap, namespace string) {
-	var held []byte
-	if text, there := was.Data[rotation.CAFile]; there {
-		held = []byte(text)
-	} else if binary, there := was.BinaryData[rotation.CAFile]; there {
-		held = append([]byte{}, binary...)
-	}
 	wanted := []byte(now.Data[rotation.CAFile])
-	seen, right, by := rotation.Describe(held, wanted), rotation.Describe(wanted, nil), bundleWriter(was)
+	seen, right, by := rotation.Describe(heldBundle(was), wanted), rotation.Describe(wanted, nil), bundleWriter(was)
 	t.log.Info("healed the published trust bundle", "configmap", namespace+"/"+BundleMap, "seen", seen, "wanted", right, "by", by)
 	t.events.add(notice{
 		Notice: rotation.Notice{Kind: rotation.NoticeHealed, Text: fmt.Sprintf("%s: %s → %s; by %s", rotation.CAFile, seen, right, by)},
 		about:  reference{version, "ConfigMap", namespace, BundleMap, string(now.UID)},
 	})
+}
+
+// tellStuck says, once for each version, that a ConfigMap with another bundle cannot be written: whoever verifies by it
+// trusts what it holds.
+func (t *Target) tellStuck(was *corev1.ConfigMap, namespace, bundle string) {
+	t.mu.Lock()
+	told := t.stuck[namespace] == was.ResourceVersion
+	t.stuck[namespace] = was.ResourceVersion
+	t.mu.Unlock()
+	if told {
+		return
+	}
+	seen, right, by := rotation.Describe(heldBundle(was), []byte(bundle)), rotation.Describe([]byte(bundle), nil), bundleWriter(was)
+	t.log.Warn("the published trust bundle is another, and immutable", "configmap", namespace+"/"+BundleMap, "seen", seen, "wanted", right, "by", by,
+		"hint", "delete it, and meshca makes it anew")
+	t.events.add(notice{
+		Notice: rotation.Notice{Kind: rotation.NoticeAlarm,
+			Text: fmt.Sprintf("immutable, with another %s: %s, wanted %s; by %s; delete it, and meshca makes it anew", rotation.CAFile, seen, right, by)},
+		about: reference{version, "ConfigMap", namespace, BundleMap, string(was.UID)},
+	})
+}
+
+// heldBundle is the ca.crt that a ConfigMap holds, nil where it has none.
+func heldBundle(m *corev1.ConfigMap) []byte {
+	if text, there := m.Data[rotation.CAFile]; there {
+		return []byte(text)
+	}
+	if binary, there := m.BinaryData[rotation.CAFile]; there {
+		return append([]byte{}, binary...)
+	}
+	return nil
 }
 
 // bundleWriter is who claims to have written the bundle last, beside us.

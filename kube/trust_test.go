@@ -100,3 +100,36 @@ func testPublishInSome(t *testing.T, m *meshCluster) {
 		t.Errorf("it holds %q", live.Data)
 	}
 }
+
+// testImmutableBundle: one that cannot be written is told of once, with who made it and what it holds, and made anew when
+// somebody has deleted it.
+func testImmutableBundle(t *testing.T, m *meshCluster) {
+	const namespace = "publish-stuck"
+	m.Do(t, "", "create", "namespace", namespace)
+	var log strings.Builder
+	target := publisher(m, &log, namespace)
+	publish(t, target, "bundle")
+	m.Do(t, "", "-n", namespace, "patch", "configmap", BundleMap, "--type=merge", "-p", `{"immutable":true,"data":{"ca.crt":"another"}}`)
+	for range 3 {
+		if _, err := target.Publish(t.Context(), []byte("bundle")); err == nil || !strings.Contains(err.Error(), "is immutable: delete it") {
+			t.Errorf("%v", err)
+		}
+	}
+	if n := len(target.events.waiting); n != 1 {
+		t.Fatalf("%d Events wait", n)
+	}
+	event := <-target.events.waiting
+	if event.Kind != rotation.NoticeAlarm {
+		t.Errorf("the Event is %s", event.Kind)
+	}
+	for text, says := range map[string]string{"the log": log.String(), "the Event": event.Text} {
+		if strings.Count(says, "immutable") != 1 || !strings.Contains(says, "kubectl-patch at 2") || !strings.Contains(says, "no certificate in 7 bytes") {
+			t.Errorf("%s: %s", text, says)
+		}
+	}
+	m.Do(t, "", "-n", namespace, "delete", "configmap", BundleMap)
+	publish(t, target, "bundle")
+	if live := bundleMap(t, m, namespace); live.Data[rotation.CAFile] != "bundle" {
+		t.Errorf("it holds %q", live.Data)
+	}
+}

@@ -106,7 +106,7 @@ func TestGuard(t *testing.T) {
 		name string
 		run  func(*world)
 	}{
-		{"warn", warns}, {"deny", denies}, {"passes", passes}, {"meshca", letsMeshca},
+		{"warn", warns}, {"deny", denies}, {"bundle", guardsTheBundle}, {"passes", passes}, {"meshca", letsMeshca},
 		{"types", typeChecks}, {"namespace", letsNamespacesDie}, {"glass", breaksGlass}, {"large", takesLargeCatalogues}, {"off", removes},
 	} {
 		t.Run(part.name, func(t *testing.T) {

@@ -65,7 +65,7 @@ metadata: {name: payments}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: secrets}
-rules: [{apiGroups: [""], resources: [secrets], verbs: ["*"]}]
+rules: [{apiGroups: [""], resources: [secrets, configmaps], verbs: ["*"]}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -174,7 +174,7 @@ func (w *world) await(what string, look func() error) {
 	}
 }
 
-// guard applies the policies as people do, and waits until both are in effect. The API server takes a policy up
+// guard applies the policies as people do, and waits until those of Secrets are in effect. The API server takes a policy up
 // within a second, so each gets a sign of its own: the mode, and a new name in the catalogue.
 func (w *world) guard(o guard.Options) {
 	w.t.Helper()

@@ -10,7 +10,9 @@
 //     that begin with meshca.io/; its ownerReferences; whether it is immutable;
 //   - to delete such a Secret, unless its namespace is being deleted;
 //   - to put the label on a Secret, at its creation or later;
-//   - to create a Secret under a name of the catalogue.
+//   - to create a Secret under a name of the catalogue;
+//   - to make or delete the ConfigMap [TrustBundle] in a namespace of the catalogue, or to change its ca.crt, its
+//     ownerReferences or whether it is immutable.
 //
 // From that group it refuses to change one of the three keys without the annotation [BreakGlassAnnotation] and a reason:
 // meshca would put them back at once.
@@ -57,6 +59,8 @@ const (
 	// BreakGlassAnnotation holds the reason for which somebody broke the glass: meshca rests its healing of a
 	// Secret that carries it.
 	BreakGlassAnnotation = prefix + "break-glass"
+	// TrustBundle is the ConfigMap that has the trust bundle in each namespace of the catalogue.
+	TrustBundle = "meshca-ca"
 	// ServiceLabel is on every Secret that meshca keeps; its value is the service's name.
 	ServiceLabel = prefix + "service"
 
@@ -123,7 +127,7 @@ func Render(o Options) ([]byte, error) {
 		return nil, err
 	}
 	var out bytes.Buffer
-	if err := policies.Execute(&out, page{Mode: o.Mode, User: o.User, Chunks: chunks(names)}); err != nil {
+	if err := policies.Execute(&out, page{Mode: o.Mode, User: o.User, Chunks: chunks(names), Namespaces: namespaces(o.Secrets)}); err != nil {
 		return nil, err
 	}
 	if out.Len() > maxOutput {
@@ -139,6 +143,8 @@ type page struct {
 	Mode   Mode
 	User   string
 	Chunks [][]string
+
+	Namespaces []string // of the Secrets
 }
 
 // The constants, under the names that the template has for them.
@@ -148,6 +154,7 @@ func (page) Annotation() string { return BreakGlassAnnotation }
 func (page) Label() string      { return ServiceLabel }
 func (page) Prefix() string     { return prefix }
 func (page) Most() int          { return maxKeys }
+func (page) Bundle() string     { return TrustBundle }
 
 // Glass is the end of every message: the way through, for whoever may.
 func (page) Glass() string {
@@ -173,6 +180,16 @@ func sorted(secrets []Name) ([]string, error) {
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil
+}
+
+// namespaces are those of the names, which are checked, each once.
+func namespaces(secrets []Name) []string {
+	var all []string
+	for _, s := range secrets {
+		all = append(all, s.Namespace)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // chunks splits names into lists that an expression holds. There is one at least, since a policy without an

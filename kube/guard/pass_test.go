@@ -67,7 +67,7 @@ func letsMeshca(w *world) {
 
 // typeChecks: the API server's own check of the expressions finds nothing.
 func typeChecks(w *world) {
-	for _, policy := range []string{"meshca-managed-secrets", "meshca-catalogue-names", "meshca-broken-glass"} {
+	for _, policy := range []string{"meshca-managed-secrets", "meshca-catalogue-names", "meshca-trust-bundle", "meshca-broken-glass"} {
 		w.await("the types are checked", func() error {
 			status := w.must("", "get", "validatingadmissionpolicy", policy, "-o", "jsonpath={.status.typeChecking}")
 			if status != "{}" {
@@ -80,11 +80,19 @@ func typeChecks(w *world) {
 
 // letsNamespacesDie: a namespace takes its managed Secrets along, whoever may delete it.
 func letsNamespacesDie(w *world) {
+	w.guard(guard.Options{Mode: guard.Deny, Secrets: append(protected, guard.Name{Namespace: "doomed", Name: managed})})
 	w.must("", "create", "namespace", "doomed")
 	w.must(manifest("namespace: payments", "namespace: doomed"), "apply", "--server-side", "--namespace=doomed", asMeshca, "-f", "-")
 	if out, err := w.run("", "delete", "secret", managed, "--namespace=doomed"); err == nil || !strings.Contains(out, wantDelete) {
 		w.t.Fatalf("it is not guarded: %v\n%s", err, out)
 	}
+	w.publishBundle("doomed")
+	w.await("its trust bundle is guarded", func() error { // each policy is taken up by itself
+		if out, err := w.run("", "delete", "configmap", guard.TrustBundle, "--namespace=doomed", "--dry-run=server"); err == nil || !strings.Contains(out, wantBundleKept) {
+			return fmt.Errorf("%v: %s", err, out)
+		}
+		return nil
+	})
 	if out, err := w.run("", "delete", "namespace", "doomed", "--timeout=30s"); err != nil {
 		w.t.Errorf("the namespace does not die: %v\n%s\n%s", err, out, w.must("", "get", "namespace", "doomed", "-o", "yaml"))
 	}
