@@ -64,15 +64,15 @@ func (e *Engine) keepClosed(now time.Time) error {
 
 // bar takes those of the found places out that would bring strangers among the anchors and that no operator has spoken
 // for, and says whether there were any. Who brings others again and again is metered: each costs an audit.
-func (e *Engine) bar(found map[string]Seen, anchors, known []ca.Anchor, now time.Time) (any bool) {
+func (e *Engine) bar(found map[string]Seen, anchors, known []ca.Anchor, now time.Time) (some bool) {
 	unknown := strangers(anchors, known)
 	for _, name := range sorted(found) {
 		s, seen := e.services[name], found[name]
 		brings := broughtBy(seen, unknown)
-		if len(brings) == 0 || e.admitted(name, seen) {
+		if s.Known || len(brings) == 0 || e.admitted(name, seen) { // of a place that is known the ca.crt is ours
 			continue
 		}
-		any = true
+		some = true
 		delete(found, name)
 		s.barred = barred{e.setOf(seen), strings.Join(brings, ", ")}
 		if s.ahead != nil {
@@ -83,7 +83,7 @@ func (e *Engine) bar(found map[string]Seen, anchors, known []ca.Anchor, now time
 			s.retryAt = at
 		}
 	}
-	return any
+	return some
 }
 
 // strangers are those of the anchors that all would get, and nobody has yet.

@@ -177,6 +177,7 @@ func testMoved(t *testing.T, k *kubernetes) {
 	here.Extra = map[string]string{"pgadmin": "secret: filled-mtls-cert"}
 	m.Configure(here)
 	p = m.Start()
+	m.letIn(p, "pgadmin")
 	m.awaitStatus(p, "taking over pgadmin")
 	p.Await("both trust the union, and the leaf stays", func() error {
 		now, envoy := k.secret(t, "moved", "filled"), k.secret(t, "moved", "envoy")

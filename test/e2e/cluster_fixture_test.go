@@ -646,6 +646,15 @@ func (f *foreignCA) set(t testing.TB, service string) map[string][]byte {
 	}
 }
 
+// letIn is an operator's word on the CA, new to the mesh, that the service's Secret brings.
+func (m *clusterMesh) letIn(p *Process, service string) {
+	m.t.Helper()
+	m.awaitStatus(p, "refused "+service+": ", "holds the set of a CA that this mesh does not trust")
+	if a := m.Run("adopt", service, "--config", m.Config(), "--continue"); a.Code != 0 || !strings.Contains(a.Stdout, "let in: "+service) {
+		m.t.Fatalf("adopt %s --continue: %d\n%s%s", service, a.Code, a.Stdout, a.Stderr)
+	}
+}
+
 // makeSecret makes the Secret of a service with such a set.
 func (f *foreignCA) makeSecret(t testing.TB, m *clusterMesh, service string) {
 	t.Helper()
