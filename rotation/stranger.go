@@ -43,7 +43,7 @@ func (e *Engine) loadClosed() error {
 
 // keepClosed records that the first take-over is over: every place of the catalogue is kept, or left alone for a reason.
 func (e *Engine) keepClosed(now time.Time) error {
-	if e.closed {
+	if e.closed || len(e.services) == 0 { // whoever begins without a catalogue has not begun
 		return nil
 	}
 	for _, s := range e.services {

@@ -201,3 +201,19 @@ func TestStrangersAreMetered(t *testing.T) {
 		m.wantStranger(t, "website", "CA 29")
 	})
 }
+
+// TestCatalogueComesLater: who starts without services and adds them then has the mesh taken over as it is found.
+func TestCatalogueComesLater(t *testing.T) {
+	broken(t, func(t *testing.T, m *mess) {
+		m.names = nil
+		stop := m.run(t)
+		defer stop()
+		m.wait(5 * time.Minute)
+		m.names = incident
+		if err := m.engine.Reload(t.Context(), policies(m.names), nil); err != nil {
+			t.Fatal(err)
+		}
+		m.wait(time.Minute)
+		m.wantUnion(t)
+	})
+}
