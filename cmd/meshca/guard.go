@@ -15,8 +15,8 @@ func guardCommand() *cobra.Command {
 		Use:   "guard --config FILE",
 		Short: "Print admission policies that keep others from changing meshca's Secrets",
 		Long: `Print ValidatingAdmissionPolicies for kubectl apply, by which the API server keeps everybody but meshca's
-account from changing, deleting or making the Secrets of the catalogue. Print and apply them again when the
-catalogue has changed: the names are in them.
+account from changing, deleting or making the Secrets of the catalogue, and the trust bundle beside them. Print
+and apply them again when the catalogue has changed: the names are in them.
 
 Modes: warn lets a write pass and warns its author, deny refuses it, off prints how to remove the policies.
 
