@@ -55,11 +55,7 @@ func admitBearer(r store.Reader, serial string) error {
 	if !ok {
 		return ErrBearerRevoked
 	}
-	n, err := seqOf(string(seq))
-	if err != nil {
-		return err
-	}
-	record, err := getRecord(r, n)
+	record, err := recordAt(r, string(seq))
 	if err == nil && record.Revoked != nil {
 		err = ErrBearerRevoked
 	}
@@ -76,11 +72,7 @@ func admitKey(r store.Reader, authority *ca.Authority, service string, spki []by
 		return ErrKeyCompromised
 	}
 	for index := range r.Scan(store.Prefix(keyPrefix + key + "/").Backwards()) {
-		seq, err := seqOf(index)
-		if err != nil {
-			return err
-		}
-		record, err := getRecord(r, seq)
+		record, err := recordAt(r, index)
 		if err != nil {
 			return err
 		}

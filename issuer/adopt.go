@@ -80,11 +80,7 @@ func (i *Issuer) HasSerial(service, serial string) (has bool, err error) {
 			keys = append(keys, recordPrefix+string(seq))
 		}
 		for _, key := range keys {
-			seq, err := seqOf(key)
-			if err != nil {
-				return err
-			}
-			record, err := getRecord(r, seq)
+			record, err := recordAt(r, key)
 			if err != nil {
 				return err
 			}

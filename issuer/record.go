@@ -152,15 +152,20 @@ func getRecord(r store.Reader, seq uint64) (*Record, error) {
 	return record, nil
 }
 
+// recordAt reads the record whose sequence number stands at the end of a key, or is the value that it leads to.
+func recordAt(r store.Reader, key string) (*Record, error) {
+	seq, err := seqOf(key)
+	if err != nil {
+		return nil, err
+	}
+	return getRecord(r, seq)
+}
+
 // ofKey are the records of all certificates of a key. They are read whole before any is returned: nothing is written
 // while it is scanned.
 func ofKey(r store.Reader, key string) (records []*Record, err error) {
 	for index := range r.Scan(store.Prefix(keyPrefix + key + "/")) {
-		seq, err := seqOf(index)
-		if err != nil {
-			return nil, err
-		}
-		record, err := getRecord(r, seq)
+		record, err := recordAt(r, index)
 		if err != nil {
 			return nil, err
 		}
@@ -172,11 +177,7 @@ func ofKey(r store.Reader, key string) (records []*Record, err error) {
 // newest yields the records for a service's place from the newest backwards until fn returns false.
 func newest(r store.Reader, service string, fn func(*Record) bool) error {
 	for key := range r.Scan(store.Prefix(servicePrefix + service + "/").Backwards()) {
-		seq, err := seqOf(key)
-		if err != nil {
-			return err
-		}
-		record, err := getRecord(r, seq)
+		record, err := recordAt(r, key)
 		if err != nil {
 			return err
 		}
@@ -290,17 +291,13 @@ func (i *Issuer) expired(before time.Time, limit int) (victims []uint64, err err
 			return err
 		}
 		for key := range r.Scan(store.Range{From: expiryPrefix, To: expiryPrefix + expiryNumber(before)}) {
-			seq, err := seqOf(key)
-			if err != nil {
-				return err
-			}
-			record, err := getRecord(r, seq)
+			record, err := recordAt(r, key)
 			if err != nil {
 				return err
 			}
 			if stays, err := isNewest(r, record); err != nil {
 				return err
-			} else if stays || seq == last {
+			} else if stays || record.Seq == last {
 				continue
 			}
 			if listed, err := i.listed(r, record, before); err != nil {
@@ -308,7 +305,7 @@ func (i *Issuer) expired(before time.Time, limit int) (victims []uint64, err err
 			} else if listed {
 				continue
 			}
-			if victims = append(victims, seq); len(victims) == limit {
+			if victims = append(victims, record.Seq); len(victims) == limit {
 				return errEnough
 			}
 		}

@@ -183,11 +183,7 @@ func revocations(r store.Reader) (uint64, error) {
 // revokedSince lists what a CRL of an issuing CA has to list: what is revoked and expires at an instant or later.
 func revokedSince(r store.Reader, issuing int, from time.Time) (list []*Record, err error) {
 	for key := range r.Scan(store.Range{From: revokedBy(issuing) + expiryNumber(from), To: store.Prefix(revokedBy(issuing)).To}) {
-		seq, err := seqOf(key)
-		if err != nil {
-			return nil, err
-		}
-		record, err := getRecord(r, seq)
+		record, err := recordAt(r, key)
 		if err != nil {
 			return nil, err
 		}
